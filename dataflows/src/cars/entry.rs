@@ -1,0 +1,140 @@
+//! The cars pipeline on the command line.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use highwater::cli::registry::{Common, PipelineEntry, WindowDefaults};
+use highwater::join::{DirTables, StoreLoader, TableSource};
+use highwater::runtime::Pipeline;
+use highwater::source::generate::EventModel;
+use highwater::time::Span;
+
+use super::dims::{CarsKey, CarsRow, TABLES};
+use super::model::CarsModel;
+use super::tables::{GeneratedTables, TableFormat};
+use super::{Cars, GearRule, Stage};
+
+/// What the registry lists.
+pub struct CarsEntry;
+
+// The pipeline's own flags.
+#[derive(Args, Debug)]
+struct RunArgs {
+    /// Do one stage only, between its topics; all of it without this flag
+    #[arg(long, value_enum)]
+    stage: Option<Stage>,
+    /// How the gear that fits a speed is found
+    #[arg(long, value_enum, default_value = "round")]
+    gear_rule: GearRule,
+}
+
+// The flags of the event model.
+#[derive(Args, Debug)]
+struct ModelArgs {
+    /// How many cars send events, in turn
+    #[arg(long, default_value_t = 20)]
+    cars: u64,
+}
+
+// The flags of `dims cars`.
+#[derive(Args, Debug)]
+struct DimsArgs {
+    /// The folder for the tables models, colors and cars
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    /// How many cars
+    #[arg(long, default_value_t = 20)]
+    cars: u64,
+    /// Same seed, same tables
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The form of the files
+    #[arg(long, value_enum, default_value = "csv")]
+    format: TableFormat,
+}
+
+impl PipelineEntry for CarsEntry {
+    fn name(&self) -> &'static str {
+        "cars"
+    }
+
+    fn about(&self) -> &'static str {
+        "Car sensors: enriched from dimension tables, checked against rules, alerts counted"
+    }
+
+    fn defaults(&self) -> WindowDefaults {
+        WindowDefaults {
+            size: Span::minutes(15),
+            slide: None,
+            wait: Span::seconds(10),
+        }
+    }
+
+    fn run_args(&self, command: Command) -> Command {
+        RunArgs::augment_args(command)
+    }
+
+    fn model_args(&self, command: Command) -> Command {
+        ModelArgs::augment_args(command)
+    }
+
+    fn pipeline(&self, matches: &ArgMatches, common: &Common) -> Result<Arc<dyn Pipeline>, String> {
+        let args = RunArgs::from_arg_matches(matches).map_err(|error| error.to_string())?;
+        let model = ModelArgs::from_arg_matches(matches).map_err(|error| error.to_string())?;
+        Ok(Arc::new(Cars {
+            stage: args.stage,
+            gear_rule: args.gear_rule,
+            unmatched: common.unmatched,
+            dims: Arc::new(StoreLoader::new(tables(args.stage, model.cars, common)?)),
+        }))
+    }
+
+    fn model(&self, matches: &ArgMatches) -> Result<(Arc<dyn EventModel>, f64), String> {
+        let args = ModelArgs::from_arg_matches(matches).map_err(|error| error.to_string())?;
+        let model = CarsModel::new(args.cars).map_err(|error| error.to_string())?;
+        let rate = model.default_rate();
+        Ok((Arc::new(model), rate))
+    }
+
+    fn dims_command(&self) -> Option<Command> {
+        let command = Command::new("cars").about("Makes the tables models, colors and cars");
+        Some(DimsArgs::augment_args(command))
+    }
+
+    fn make_dims(&self, matches: &ArgMatches) -> Result<String, String> {
+        let args = DimsArgs::from_arg_matches(matches).map_err(|error| error.to_string())?;
+        CarsModel::new(args.cars).map_err(|error| error.to_string())?;
+        let DimsArgs {
+            to,
+            cars,
+            seed,
+            format,
+        } = args;
+        GeneratedTables { cars, seed }
+            .write(&to, format)
+            .map_err(|error| error.to_string())?;
+        let (dir, form) = (to.display(), format.extension());
+        Ok(format!(
+            "{dir}: models.{form} (7), colors.{form} (7), cars.{form} ({cars} cars)"
+        ))
+    }
+}
+
+/// The tables of a folder, or with the embedded generator those that it would make itself.
+fn tables(
+    stage: Option<Stage>,
+    cars: u64,
+    common: &Common,
+) -> Result<Box<dyn TableSource<CarsKey, CarsRow>>, String> {
+    let needs_tables = matches!(stage, None | Some(Stage::Enrich));
+    match &common.dims {
+        Some(dir) => Ok(Box::new(DirTables::new(dir, TABLES))),
+        None if common.is_generated || !needs_tables => {
+            Ok(Box::new(GeneratedTables { cars, seed: 1 }))
+        }
+        None => Err("cars needs its dimension tables: give --dims dir:FOLDER \
+                     (`highwater dims cars --to FOLDER` makes them)"
+            .to_owned()),
+    }
+}

@@ -1,0 +1,73 @@
+//! The factory pipeline on the command line.
+
+use std::sync::Arc;
+
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use highwater::cli::registry::{Common, PipelineEntry, WindowDefaults};
+use highwater::runtime::Pipeline;
+use highwater::source::generate::EventModel;
+use highwater::time::Span;
+
+use super::Factory;
+use super::model::{FactoryModel, KeyBy};
+
+/// What the registry lists.
+pub struct FactoryEntry;
+
+// The flags of the event model.
+#[derive(Args, Debug)]
+struct ModelArgs {
+    /// How many devices
+    #[arg(long, default_value_t = 25)]
+    devices: u64,
+    /// How often a device is hot
+    #[arg(long, default_value_t = 0.05, value_name = "PROBABILITY")]
+    p_hot: f64,
+    /// How often a device vibrates
+    #[arg(long, default_value_t = 0.05, value_name = "PROBABILITY")]
+    p_vib: f64,
+    /// What keys the messages
+    #[arg(long, value_enum, default_value = "device_id")]
+    key_by: KeyBy,
+}
+
+impl PipelineEntry for FactoryEntry {
+    fn name(&self) -> &'static str {
+        "factory"
+    }
+
+    fn about(&self) -> &'static str {
+        "Factory sensors: validity and quarantine, alerts, per-device windows"
+    }
+
+    fn defaults(&self) -> WindowDefaults {
+        WindowDefaults {
+            size: Span::minutes(1),
+            slide: None,
+            wait: Span::minutes(2),
+        }
+    }
+
+    fn run_args(&self, command: Command) -> Command {
+        command
+    }
+
+    fn model_args(&self, command: Command) -> Command {
+        ModelArgs::augment_args(command)
+    }
+
+    fn pipeline(&self, _: &ArgMatches, common: &Common) -> Result<Arc<dyn Pipeline>, String> {
+        if common.dims.is_some() {
+            return Err("factory has no dimension tables: leave --dims out".to_owned());
+        }
+        Ok(Arc::new(Factory))
+    }
+
+    fn model(&self, matches: &ArgMatches) -> Result<(Arc<dyn EventModel>, f64), String> {
+        let args = ModelArgs::from_arg_matches(matches).map_err(|error| error.to_string())?;
+        let model = FactoryModel::new(args.devices, args.p_hot, args.p_vib, args.key_by);
+        let model = model.map_err(|error| error.to_string())?;
+        let rate = model.default_rate();
+        Ok((Arc::new(model), rate))
+    }
+}

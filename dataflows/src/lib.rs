@@ -1,0 +1,5 @@
+//! The pipelines of highwater, one folder each, and their registry.
+
+pub mod cars;
+pub mod factory;
+pub mod registry;

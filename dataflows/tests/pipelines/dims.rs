@@ -1,0 +1,217 @@
+//! Dimension tables that change while a pipeline runs, and cars that are in none.
+
+use serde_json::Value;
+
+use crate::support::cars::{Tables, Unmatched, columns, generated, windows};
+use crate::support::naive::{Shape, time_text};
+use crate::support::place::{Place, Running};
+
+/// A run that follows a growing file, in a folder with one black car of driver 1.
+struct Followed {
+    place: Place,
+    run: Running,
+    sent: usize,
+}
+
+const HEADER: &str = "car_id,driver_id,model_id,color_id,valid_from\n";
+const BLACK: &str = "1000001,1,1,1,\n";
+
+impl Followed {
+    fn new() -> Self {
+        let place = Place::new();
+        place.ok("dims cars --to dims");
+        place.write("dims/cars.csv", format!("{HEADER}{BLACK}"));
+        place.write("in.ndjson", "");
+        let run = place.start(
+            "run cars --from file:in.ndjson --follow --dims dir:dims --dims-refresh 50ms --epoch 20ms -w 2 \
+             --wait 1h --to enriched=ndjson:out.ndjson",
+        );
+        Self {
+            place,
+            run,
+            sent: 0,
+        }
+    }
+
+    /// Sends an event of this time; what it looks like when it comes out.
+    fn send(&mut self, time: &str) -> Value {
+        let event =
+            format!(r#"{{"event_time":"{time}","car_id":1000001,"speed":10.0,"rpm":1,"gear":1}}"#);
+        self.place.append("in.ndjson", &[event]);
+        self.sent += 1;
+        let (place, sent) = (&self.place, self.sent);
+        let rows = self.run.until("the event comes out", || {
+            Some(place.rows("out.ndjson")).filter(|r| r.len() >= sent)
+        });
+        assert_eq!(rows.len(), sent);
+        rows[sent - 1].clone()
+    }
+
+    /// Sends events of this time until one has this driver.
+    fn send_until(&mut self, time: &str, driver: u64) -> Value {
+        let start = std::time::Instant::now();
+        loop {
+            let row = self.send(time);
+            if row["driver_id"] == driver {
+                return row;
+            }
+            assert!(
+                start.elapsed().as_secs() < 60,
+                "the tables are read again: {row}"
+            );
+        }
+    }
+
+    #[track_caller]
+    fn assert(&mut self, time: &str, driver: impl Into<Value>, color: impl Into<Value>) {
+        let row = self.send(time);
+        assert_eq!(
+            (&row["driver_id"], &row["color_name"]),
+            (&driver.into(), &color.into()),
+            "{row}"
+        );
+    }
+
+    fn end(self) {
+        let done = self.run.interrupt();
+        assert_eq!(done.code, 130, "{}", done.stderr);
+    }
+}
+
+#[test]
+fn a_row_with_valid_from_counts_by_the_time_of_the_event() {
+    let mut followed = Followed::new();
+    followed.assert("2024-01-01T09:58:00Z", 1, "Black");
+    followed.assert("2024-01-01T10:01:00Z", 1, "Black");
+    let silver = "1000001,2,1,7,2024-01-01T10:00:00Z\n";
+    followed
+        .place
+        .replace("dims/cars.csv", &format!("{HEADER}{BLACK}{silver}"));
+    let row = followed.send_until("2024-01-01T10:01:00Z", 2);
+    assert_eq!(row["color_name"], "Silver");
+    followed.assert("2024-01-01T09:59:59.999Z", 1, "Black");
+    followed.assert("2024-01-01T10:00:00Z", 2, "Silver");
+    // The row is withdrawn, and another one comes that begins earlier.
+    followed.place.replace(
+        "dims/cars.csv",
+        &format!("{HEADER}{BLACK}1000001,3,1,2,2024-01-01T09:00:00Z\n"),
+    );
+    followed.send_until("2024-01-01T10:01:00Z", 3);
+    followed.assert("2024-01-01T09:30:00Z", 3, "Red");
+    followed.assert("2024-01-01T08:59:59Z", 1, "Black");
+    followed.end();
+}
+
+#[test]
+fn a_row_without_valid_from_counts_from_when_it_was_found() {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970");
+    let now = now.as_millis() as i64;
+    let (before, after) = (time_text(now - 1000), time_text(now + 200_000));
+    let mut followed = Followed::new();
+    followed.assert(&after, 1, "Black");
+    followed
+        .place
+        .replace("dims/cars.csv", &format!("{HEADER}1000001,2,1,7,\n"));
+    followed.send_until(&after, 2);
+    followed.assert(&before, 1, "Black");
+    followed.assert(&after, 2, "Silver");
+    // The car is sold: from then on nothing is known of it.
+    followed.place.replace("dims/cars.csv", HEADER);
+    let mut row = followed.send(&after);
+    let start = std::time::Instant::now();
+    while !row["driver_id"].is_null() {
+        assert!(start.elapsed().as_secs() < 60, "{row}");
+        row = followed.send(&after);
+    }
+    followed.assert(&before, 1, "Black");
+    followed.end();
+}
+
+/// Somebody saves half a table: what was known stays known, and the next good table counts.
+#[test]
+fn a_broken_table_does_not_end_the_run() {
+    let mut followed = Followed::new();
+    followed.assert("2024-01-01T10:01:00Z", 1, "Black");
+    followed.place.replace(
+        "dims/cars.csv",
+        "car_id,driver_id,model_id,color_id\n1000001,many,1,1\n",
+    );
+    for _ in 0..20 {
+        followed.assert("2024-01-01T10:01:00Z", 1, "Black");
+    }
+    followed.place.replace(
+        "dims/cars.csv",
+        &format!("{HEADER}{BLACK}1000001,2,1,7,2024-01-01T10:00:00Z\n"),
+    );
+    followed.send_until("2024-01-01T10:01:00Z", 2);
+    let done = followed.run.interrupt();
+    assert_eq!(done.code, 130);
+    assert!(
+        done.stderr.contains("cars.csv:2: driver_id"),
+        "the table was read while it was broken: {}",
+        done.stderr
+    );
+}
+
+#[test]
+fn cars_in_no_table_are_kept_dropped_or_dead_letters() {
+    let place = generated("--events 40_000 --disorder 10s --seed 5 --late-fraction 0.02");
+    let cars = place.read("dims/cars.csv");
+    let some: Vec<_> = cars.lines().take(16).collect();
+    place.write("dims/cars.csv", some.join("\n"));
+    let tables = Tables::read(&place, "dims");
+    let shape = Shape::tumbling(300_000, 10_000);
+    for (flag, unmatched) in [
+        ("keep", Unmatched::Keep),
+        ("drop", Unmatched::Drop),
+        ("dead-letter", Unmatched::DeadLetter),
+    ] {
+        let naive = windows(&tables, &place.partitions("in"), shape, unmatched);
+        place.ok(&format!(
+            "run cars --quiet --from file:in/*.ndjson --dims dir:dims {} --unmatched {flag} -w 2 --report report.json \
+             --to windows=ndjson:out.ndjson --to dead-letters=ndjson:dead.ndjson",
+            shape.flags()
+        ));
+        assert_eq!(place.read("out.ndjson"), naive.lines(columns), "{flag}");
+        let report = place.report("report.json");
+        naive.assert_ledger(&report);
+        assert_eq!(report["unmatched"], 40_000 / 20 * 5, "always counted");
+        let dead = place.rows("dead.ndjson");
+        let of_cars = if unmatched == Unmatched::DeadLetter {
+            10_000
+        } else {
+            0
+        };
+        assert_eq!(
+            dead.iter()
+                .filter(|row| row["reason"] == "unmatched")
+                .count(),
+            of_cars,
+            "{flag}"
+        );
+        assert_eq!(dead.len(), of_cars);
+    }
+}
+
+#[test]
+fn missing_tables_are_named() {
+    let place = generated("--events 10");
+    let run = "run cars --from file:in/*.ndjson --to null:";
+    let error = place.run(run).failed_with(2);
+    assert!(
+        error.contains("--dims dir:folder") && error.contains("highwater dims cars"),
+        "{error}"
+    );
+    let error = place
+        .run(&format!("{run} --dims dir:nowhere"))
+        .failed_with(1);
+    assert!(
+        error.contains("nowhere") && error.contains("models.csv"),
+        "{error}"
+    );
+    place.write("dims/colors.csv", "color_id,color_name\n1,Black\n1,White\n");
+    let error = place.run(&format!("{run} --dims dir:dims")).failed_with(1);
+    assert!(error.contains("colors.csv:3"), "{error}");
+}

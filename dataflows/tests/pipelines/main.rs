@@ -1,0 +1,23 @@
+//! The pipelines end to end: the real binary, real files, and where a test says so real servers;
+//! what comes out is compared with what a plain loop over the input says ([`support::naive`]) and
+//! with what a database says (`tests/oracle`). No code of the engine takes part in the comparison.
+//!
+//! | module | what it shows |
+//! |---|---|
+//! | [`cars`] | windows, late records, ledger: the same for any number of workers, and right |
+//! | [`dims`] | dimension tables that change, and cars that are in none |
+//! | [`factory`] | alerts, quarantine, quality and folders of Parquet |
+//! | [`bad_input`] | input that is broken, outputs that cannot be written |
+//! | [`memory`] | memory does not grow with the input |
+//! | [`kafka`], [`postgres`] | the same results through a broker and in a database, and when they restart |
+//!
+//! Tests that need a server or Python are ignored here; `dev/test` runs them.
+
+mod bad_input;
+mod cars;
+mod dims;
+mod factory;
+mod kafka;
+mod memory;
+mod postgres;
+mod support;

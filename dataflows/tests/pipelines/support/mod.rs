@@ -1,0 +1,14 @@
+//! What the tests share.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`place`] | a folder in which commands are run, and what they leave |
+//! | [`naive`] | windows and ledger by a plain loop |
+//! | [`cars`], [`factory`] | the rules of the two pipelines, written a second time |
+//! | [`services`] | the servers that `dev/test` starts |
+
+pub mod cars;
+pub mod factory;
+pub mod naive;
+pub mod place;
+pub mod services;

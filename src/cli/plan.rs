@@ -1,0 +1,291 @@
+//! What a run would do: everything that follows from the flags, before anything is made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ArgMatches;
+
+use super::error::CliError;
+use super::input::{self, End, Input};
+use super::registry::{Common, PipelineEntry};
+use super::target::{self, Target};
+use crate::flow::FlowOptions;
+use crate::runtime::control::wall_clock;
+use crate::runtime::ingest::IngestOptions;
+use crate::runtime::{Pipeline, describe};
+use crate::sink::{OutputSpec, mask_secrets};
+use crate::source::SharedSource;
+use crate::time::Span;
+use crate::window::WindowSpec;
+
+/// Capabilities move in steps of this.
+const GRAIN: Span = Span(100);
+/// How often files appear, in epochs' checkpoints, with and without folders of files as outputs.
+const CHECKPOINT: Duration = Duration::from_secs(10);
+const FILES_CHECKPOINT: Duration = Duration::from_secs(60);
+
+/// The settings, before anything is opened.
+pub struct Settings {
+    /// The name of the job.
+    pub name: String,
+    /// `--from`
+    pub from: String,
+    /// What kind of input that is.
+    pub input: Input,
+    /// When the run ends.
+    pub end: End,
+    /// The shape of windows.
+    pub window: WindowSpec,
+    /// How far the watermark stays behind.
+    pub wait: Span,
+    /// How long until a partition is idle.
+    pub idle_after: Span,
+    /// `--close-on-idle`
+    pub close_on_idle: bool,
+    /// Worker threads.
+    pub workers: usize,
+    /// The longest epoch.
+    pub epoch: Duration,
+    /// `--checkpoint`, when it was given.
+    pub checkpoint: Option<Duration>,
+    /// `--dims-refresh`
+    pub dims_refresh: Option<Duration>,
+}
+
+/// Everything that is opened.
+pub struct Plan {
+    /// The settings.
+    pub settings: Settings,
+    /// The pipeline.
+    pub pipeline: Arc<dyn Pipeline>,
+    /// Its input.
+    pub source: SharedSource,
+    /// What the options mean to the operators.
+    pub flow: FlowOptions,
+    /// The pipeline's outputs.
+    pub outputs: Vec<OutputSpec>,
+    /// Where outputs go.
+    pub targets: Vec<Target>,
+}
+
+impl Plan {
+    /// What `matches` says.
+    pub fn new(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Result<Self, CliError> {
+        let settings = Settings::new(entry, matches)?;
+        let source = settings.source(entry, matches)?;
+        let pipeline = settings.pipeline(entry, matches)?;
+        let flow = settings.flow(&source, matches);
+        let outputs = describe(&pipeline, &flow, &source);
+        let targets = target::open_all(matches, &outputs, pipeline.main_output())?;
+        Ok(Self {
+            settings,
+            pipeline,
+            source,
+            flow,
+            outputs,
+            targets,
+        })
+    }
+
+    /// How often an epoch is a checkpoint.
+    pub fn checkpoint(&self) -> Duration {
+        let rolls_files = self
+            .targets
+            .iter()
+            .any(|target| target.factory.rolls_files());
+        let default = if rolls_files {
+            FILES_CHECKPOINT
+        } else {
+            CHECKPOINT
+        };
+        self.settings.checkpoint.unwrap_or(default)
+    }
+}
+
+impl Settings {
+    /// Checks what can be checked without opening anything.
+    pub fn new(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Result<Self, CliError> {
+        refuse_what_is_not_there(matches)?;
+        let span = |id| matches.get_one::<Span>(id).copied();
+        let defaults = entry.defaults();
+        let size = span("window").unwrap_or(defaults.size);
+        // The pipeline's own slide goes with its own size.
+        let own_slide = if span("window").is_none() {
+            defaults.slide
+        } else {
+            None
+        };
+        let slide = span("slide").or(own_slide).unwrap_or(size);
+        let or_zero = |id| span(id).unwrap_or_default();
+        let window = WindowSpec::new(size, slide, or_zero("offset"), or_zero("keep"))
+            .map_err(CliError::usage)?;
+        let from = matches
+            .get_one::<String>("from")
+            .cloned()
+            .unwrap_or_default();
+        let input = Input::of(&from);
+        input::refuse_foreign_flags(input, entry, matches)?;
+        let name = matches.get_one::<String>("name").cloned();
+        Ok(Self {
+            name: name.unwrap_or_else(|| entry.name().to_owned()),
+            end: End::of(input, matches),
+            from,
+            input,
+            window,
+            wait: span("wait").unwrap_or(defaults.wait),
+            idle_after: or_zero("idle-after"),
+            close_on_idle: matches.get_flag("close-on-idle"),
+            workers: matches
+                .get_one::<u32>("workers")
+                .map_or(1, |workers| *workers as usize),
+            epoch: std_duration(or_zero("epoch")),
+            checkpoint: span("checkpoint").map(std_duration),
+            dims_refresh: span("dims-refresh").map(std_duration),
+        })
+    }
+
+    /// Opens the input.
+    pub fn source(
+        &self,
+        entry: &dyn PipelineEntry,
+        matches: &ArgMatches,
+    ) -> Result<SharedSource, CliError> {
+        input::open(self, entry, matches)
+    }
+
+    /// Makes the pipeline.
+    pub fn pipeline(
+        &self,
+        entry: &dyn PipelineEntry,
+        matches: &ArgMatches,
+    ) -> Result<Arc<dyn Pipeline>, CliError> {
+        let common = Common {
+            dims: matches
+                .get_one::<String>("dims")
+                .map(|uri| dims_folder(uri))
+                .transpose()?,
+            policy: matches.get_one("dims-policy").copied().unwrap_or_default(),
+            unmatched: matches.get_one("unmatched").copied().unwrap_or_default(),
+            is_generated: self.input == Input::Generate,
+        };
+        entry.pipeline(matches, &common).map_err(CliError::Usage)
+    }
+
+    /// What the options mean to the operators.
+    pub fn flow(&self, source: &SharedSource, matches: &ArgMatches) -> FlowOptions {
+        let span = |id| matches.get_one::<Span>(id).copied().unwrap_or_default();
+        FlowOptions {
+            window: self.window,
+            late: matches
+                .get_one("late")
+                .copied()
+                .unwrap_or(crate::window::Late::Divert),
+            dims_policy: matches.get_one("dims-policy").copied().unwrap_or_default(),
+            ingest: IngestOptions {
+                topic: source.name(),
+                wait: self.wait,
+                grain: GRAIN,
+                idle_after: std_duration(self.idle_after),
+                max_ahead: span("max-ahead"),
+                alignment: IngestOptions::alignment_for(self.window.size(), self.wait),
+                discovers: source.discovery_interval().is_some(),
+                started_at: wall_clock(),
+            },
+        }
+    }
+}
+
+fn refuse_what_is_not_there(matches: &ArgMatches) -> Result<(), CliError> {
+    for (flag, is_given) in [
+        ("state", matches.contains_id("state")),
+        ("fresh", matches.get_flag("fresh")),
+    ] {
+        if is_given {
+            return Err(CliError::Usage(format!(
+                "--{flag}: not in this version: nothing is kept between runs yet"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The folder that `--dims` names.
+fn dims_folder(uri: &str) -> Result<String, CliError> {
+    if let Some(folder) = uri
+        .strip_prefix("dir:")
+        .or_else(|| uri.strip_prefix("file:"))
+    {
+        return Ok(folder.to_owned());
+    }
+    if uri.contains(':') {
+        return Err(CliError::Usage(format!(
+            "--dims {}: only dir:PATH in this version; S3, Postgres and Kafka come later",
+            mask_secrets(uri)
+        )));
+    }
+    Ok(uri.to_owned())
+}
+
+fn std_duration(span: Span) -> Duration {
+    Duration::from_millis(span.0.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::testing::{Dummy, parse};
+
+    fn settings(flags: &[&str]) -> Result<Settings, String> {
+        Settings::new(&Dummy, &parse(flags)).map_err(|error| format!("{error:?}"))
+    }
+
+    #[test]
+    fn windows_are_the_pipelines_own_unless_flags_say_otherwise() {
+        let shape = |flags: &[&str]| {
+            let settings = settings(flags).expect("valid");
+            (
+                settings.window.size(),
+                settings.window.slide(),
+                settings.wait,
+            )
+        };
+        assert_eq!(
+            shape(&[]),
+            (Span::minutes(10), Span::minutes(5), Span::seconds(2))
+        );
+        assert_eq!(
+            shape(&["--window", "1h"]),
+            (Span::minutes(60), Span::minutes(60), Span::seconds(2))
+        );
+        assert_eq!(shape(&["--slide", "1m", "--wait", "0"]).1, Span::minutes(1));
+    }
+
+    #[test]
+    fn what_keeps_state_is_refused() {
+        for flags in [&["--state", "x"][..], &["--fresh"]] {
+            let error = settings(flags).err().expect("refused");
+            assert!(
+                error.contains("nothing is kept between runs yet"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn dimension_tables_lie_in_a_folder() {
+        assert_eq!(dims_folder("dir:x/y").expect("valid"), "x/y");
+        assert_eq!(dims_folder("x").expect("valid"), "x");
+        assert!(dims_folder("s3://b/p").is_err());
+    }
+
+    #[test]
+    fn the_default_output_is_the_console() {
+        let plan = Plan::new(&Dummy, &parse(&[])).expect("valid");
+        assert_eq!(plan.targets.len(), 1);
+        assert_eq!(
+            (plan.targets[0].output, plan.targets[0].uri.as_str()),
+            ("windows", "console:")
+        );
+        assert_eq!(plan.checkpoint(), CHECKPOINT);
+    }
+}

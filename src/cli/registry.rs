@@ -1,0 +1,79 @@
+//! What a pipeline tells the command line about itself.
+
+use std::sync::Arc;
+
+use clap::{ArgMatches, Command};
+
+use crate::flow::Unmatched;
+use crate::join::Policy;
+use crate::runtime::Pipeline;
+use crate::source::generate::EventModel;
+use crate::time::Span;
+
+/// A pipeline, as the registry of the binary knows it.
+pub trait PipelineEntry: Sync {
+    /// Its name on the command line.
+    fn name(&self) -> &'static str;
+
+    /// One line for `--help`.
+    fn about(&self) -> &'static str;
+
+    /// Its windows when no flag says otherwise.
+    fn defaults(&self) -> WindowDefaults;
+
+    /// Adds the pipeline's own flags to those of `run` and `check`.
+    fn run_args(&self, command: Command) -> Command;
+
+    /// Adds the flags of its event model to those of `generate` (and of `run`, for the embedded
+    /// generator).
+    fn model_args(&self, command: Command) -> Command;
+
+    /// The pipeline with its options.
+    ///
+    /// # Errors
+    /// When they make no sense; the text says what to write instead.
+    fn pipeline(&self, matches: &ArgMatches, common: &Common) -> Result<Arc<dyn Pipeline>, String>;
+
+    /// The model of its events, and how many events a second it makes by default.
+    ///
+    /// # Errors
+    /// When its options make no sense.
+    fn model(&self, matches: &ArgMatches) -> Result<(Arc<dyn EventModel>, f64), String>;
+
+    /// Makes its dimension tables in a folder, if it has any: `highwater dims`.
+    fn dims_command(&self) -> Option<Command> {
+        None
+    }
+
+    /// Runs that command. The text is shown to people.
+    ///
+    /// # Errors
+    /// When the tables cannot be written.
+    fn make_dims(&self, _matches: &ArgMatches) -> Result<String, String> {
+        Err(format!("{} has no dimension tables", self.name()))
+    }
+}
+
+/// The windows of a pipeline when no flag says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowDefaults {
+    /// `--window`
+    pub size: Span,
+    /// `--slide`; `None`: tumbling.
+    pub slide: Option<Span>,
+    /// `--wait`
+    pub wait: Span,
+}
+
+/// Flags that all pipelines share and that a pipeline needs to build its graph.
+#[derive(Clone, Debug, Default)]
+pub struct Common {
+    /// `--dims`: a folder, without the `dir:`; `None`: not given.
+    pub dims: Option<String>,
+    /// `--dims-policy`
+    pub policy: Policy,
+    /// `--unmatched`
+    pub unmatched: Unmatched,
+    /// Whether the input is the embedded generator, so that its dimension tables are made in memory.
+    pub is_generated: bool,
+}

@@ -1,0 +1,183 @@
+//! `highwater run`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::ArgMatches;
+
+use super::error::{CliError, DONE, Outcome};
+use super::plan::Plan;
+use super::progress::{ProgressThread, Style};
+use super::registry::PipelineEntry;
+use super::resources::Resources;
+use super::signal::Signals;
+use super::{report, summary};
+use crate::epoch::MemoryLog;
+use crate::runtime::control::{Notice, Notices};
+use crate::runtime::metrics::Metrics;
+use crate::runtime::{RunOptions, Summary, run};
+use crate::sink::SinkFactory;
+use crate::terminal;
+
+/// Runs the pipeline.
+pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
+    let quiet = matches.get_flag("quiet");
+    let notices = Notices::default();
+    let signals = catch(notices.clone(), quiet)?;
+    let plan = Plan::new(entry, matches)?;
+    let metrics = Arc::new(Metrics::default());
+    if quiet {
+        metrics.be_quiet();
+    } else {
+        announce(&plan, matches);
+    }
+    let options = options(&plan, notices, Arc::clone(&metrics));
+    let progress = ProgressThread::start(Arc::clone(&metrics), Style::new(quiet));
+    let outcome = run(options);
+    progress.stop();
+    let result = outcome?;
+    conclude(&result, &plan, &metrics, matches)?;
+    Ok(signals.exit_code().unwrap_or(DONE))
+}
+
+fn catch(notices: Notices, quiet: bool) -> Result<Signals, CliError> {
+    let stop = move || {
+        if !quiet {
+            terminal::message(format_args!("stopping… (once more to stop at once)"));
+        }
+        notices.send(Notice::Stop);
+    };
+    Signals::take(stop).map_err(|error| CliError::Failed(format!("signals: {error}")))
+}
+
+fn options(plan: &Plan, notices: Notices, metrics: Arc<Metrics>) -> RunOptions {
+    let settings = &plan.settings;
+    let sink = |target: &super::target::Target| {
+        (
+            target.output.to_owned(),
+            Arc::clone(&target.factory) as Arc<dyn SinkFactory>,
+        )
+    };
+    RunOptions {
+        pipeline: Arc::clone(&plan.pipeline),
+        source: Arc::clone(&plan.source),
+        sinks: plan.targets.iter().map(sink).collect(),
+        flow: plan.flow.clone(),
+        workers: settings.workers,
+        epoch: settings.epoch,
+        checkpoint: plan.checkpoint(),
+        close_on_idle: settings.close_on_idle,
+        ends: settings.end.ends,
+        drain: settings.end.drain,
+        dims_refresh: settings.dims_refresh,
+        run_label: run_label(),
+        log: Box::new(MemoryLog::default()),
+        metrics,
+        notices,
+    }
+}
+
+/// Unique per run.
+fn run_label() -> String {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    format!("{}-{}", since.as_millis(), std::process::id())
+}
+
+/// What is about to happen.
+fn announce(plan: &Plan, matches: &ArgMatches) {
+    let settings = &plan.settings;
+    let window = &settings.window;
+    let outputs = plan
+        .targets
+        .iter()
+        .map(|target| format!("{} → {}", target.output, target.uri));
+    let outputs = outputs.collect::<Vec<_>>().join(", ");
+    terminal::message(format_args!(
+        "{}: {} → {outputs}",
+        plan.pipeline.name(),
+        plan.source.name()
+    ));
+    let slide = if window.slide() == window.size() {
+        String::new()
+    } else {
+        format!(" every {}", window.slide())
+    };
+    terminal::message(format_args!(
+        "windows of {}{slide}, wait {}, keep {}, idle after {}{}; {} {}",
+        window.size(),
+        settings.wait,
+        window.keep(),
+        settings.idle_after,
+        if settings.close_on_idle {
+            " (then by the wall clock)"
+        } else {
+            ""
+        },
+        settings.workers,
+        if settings.workers == 1 {
+            "worker"
+        } else {
+            "workers"
+        },
+    ));
+    terminal::message(format_args!("delivery: at-least-once, no state is kept"));
+    if matches.get_flag("verbose") {
+        announce_more(plan);
+    }
+}
+
+fn announce_more(plan: &Plan) {
+    let settings = &plan.settings;
+    if let Ok(about) = plan.source.check() {
+        terminal::message(format_args!("input: {about}"));
+    }
+    let end = match (settings.end.ends, settings.end.drain) {
+        (false, _) => "never",
+        (true, false) => "at the end of the input, windows stay open",
+        (true, true) => "at the end of the input, all windows are closed",
+    };
+    terminal::message(format_args!(
+        "ends: {end}; epoch {} ms, checkpoint {} s",
+        settings.epoch.as_millis(),
+        plan.checkpoint().as_secs_f64()
+    ));
+    for output in &plan.outputs {
+        let columns: Vec<_> = output.columns.iter().map(|column| column.name).collect();
+        terminal::message(format_args!(
+            "output {}: {}",
+            output.name,
+            columns.join(", ")
+        ));
+    }
+}
+
+/// What is left of the run, for people and machines.
+fn conclude(
+    result: &Summary,
+    plan: &Plan,
+    metrics: &Metrics,
+    matches: &ArgMatches,
+) -> Result<(), CliError> {
+    let resources = Resources::now();
+    if !matches.get_flag("quiet") {
+        terminal::message(format_args!("\n{}", summary::text(result, plan, resources)));
+        if matches.get_flag("verbose") {
+            let [p50, p90, p99, max] = metrics.latency_ms();
+            terminal::message(format_args!(
+                "from an epoch's border to its commit: p50 {p50:.1} ms, p90 {p90:.1} ms, \
+                 p99 {p99:.1} ms, max {max:.1} ms"
+            ));
+        }
+    }
+    let Some(path) = matches.get_one::<String>("report") else {
+        return Ok(());
+    };
+    let options = report::options(plan, matches);
+    report::write(
+        Path::new(path),
+        &report::of_run(result, plan, metrics, resources, options),
+    )
+}

@@ -1,0 +1,164 @@
+//! What the operators of a pipeline share: the run's options, the control view, the ledger.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use timely::dataflow::Scope;
+use timely::dataflow::operators::probe::Handle as ProbeHandle;
+
+use super::Blocks;
+use crate::decode::DeadLetter;
+use crate::join::Policy;
+use crate::ledger::Ledger;
+use crate::runtime::control::{ControlView, Notices};
+use crate::runtime::ingest::IngestOptions;
+use crate::runtime::metrics::Metrics;
+use crate::runtime::{Failure, RunError};
+use crate::sink::{OutputSpec, SinkContext, SinkFactory};
+use crate::source::{Partition, SharedSource};
+use crate::time::{Epoch, Time};
+use crate::window::{Late, WindowSpec};
+
+/// How far the sources may run ahead of what is committed, in epochs.
+const EPOCHS_AHEAD: u64 = 4;
+
+/// What the options of a run mean to the operators.
+#[derive(Clone, Debug)]
+pub struct FlowOptions {
+    /// The shape of the main windows.
+    pub window: WindowSpec,
+    /// What happens to late records.
+    pub late: Late,
+    /// Which version of a dimension row a record sees.
+    pub dims_policy: Policy,
+    /// The rules of reading.
+    pub ingest: IngestOptions,
+}
+
+/// What the workers of a run share.
+pub struct RunShared {
+    /// The pipeline's name.
+    pub pipeline: &'static str,
+    /// The options.
+    pub options: FlowOptions,
+    /// The input.
+    pub source: SharedSource,
+    /// The partitions at the start.
+    pub partitions: Vec<Partition>,
+    /// The sinks of each output.
+    pub sinks: BTreeMap<String, Vec<Arc<dyn SinkFactory>>>,
+    /// What the sinks share.
+    pub sink_context: SinkContext,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// How the coordinator is reached, to end the run.
+    pub notices: Notices,
+    /// The first error ends the run.
+    pub failure: Failure,
+    /// Records whose dimension row was missing.
+    pub unmatched: AtomicU64,
+    /// The outputs that the pipeline has declared.
+    pub declared: Mutex<BTreeMap<&'static str, OutputSpec>>,
+}
+
+impl RunShared {
+    pub(super) fn declare(&self, spec: &OutputSpec) {
+        let mut declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
+        declared.insert(spec.name, spec.clone());
+    }
+
+    /// Whether the output called `name` goes anywhere.
+    pub fn has_sink(&self, name: &str) -> bool {
+        self.sinks.get(name).is_some_and(|sinks| !sinks.is_empty())
+    }
+
+    /// Counts records whose dimension row was missing.
+    pub fn count_unmatched(&self, records: u64) {
+        self.unmatched.fetch_add(records, Ordering::Relaxed);
+    }
+}
+
+/// What the operators of one worker share.
+pub struct WorkerContext {
+    /// This worker.
+    pub index: usize,
+    /// How many workers there are.
+    pub peers: usize,
+    /// What the coordinator has said.
+    pub view: ControlView,
+    /// The fates of the records that this worker reads.
+    pub ledger: RefCell<Ledger>,
+    /// The frontier of what all sinks have committed.
+    pub committed: ProbeHandle<Time>,
+    /// What all workers share.
+    pub run: Arc<RunShared>,
+}
+
+impl WorkerContext {
+    /// Whether records of `epoch` may be read: not too far ahead of what is committed.
+    pub fn may_read(&self, epoch: Epoch) -> bool {
+        epoch.0 < self.uncommitted().saturating_add(EPOCHS_AHEAD)
+    }
+
+    /// Whether every sink has committed `epoch`.
+    pub fn is_committed(&self, epoch: Epoch) -> bool {
+        epoch.0 < self.uncommitted()
+    }
+
+    /// The first epoch that some sink has not committed.
+    fn uncommitted(&self) -> u64 {
+        self.committed.with_frontier(|frontier| {
+            frontier
+                .iter()
+                .map(|time| time.epoch.0)
+                .min()
+                .unwrap_or(u64::MAX)
+        })
+    }
+
+    /// The worker to which `shard` belongs.
+    pub const fn owns(&self, shard: u32) -> bool {
+        shard as usize % self.peers == self.index
+    }
+
+    /// All records read in `epoch` by this worker have been through: each has one fate.
+    pub fn close_ledger(&self, epoch: Epoch) {
+        if let Err(error) = self.ledger.borrow_mut().close(epoch) {
+            self.run.failure.set(RunError::Ledger(error));
+        }
+    }
+}
+
+/// The graph of a pipeline, while it is written down.
+pub struct Flow<'s> {
+    pub(super) scope: Scope<'s, Time>,
+    pub(super) context: Rc<WorkerContext>,
+    pub(super) dead_letters: Vec<Blocks<'s, DeadLetter>>,
+}
+
+impl<'s> Flow<'s> {
+    /// An empty graph in `scope`.
+    pub const fn new(scope: Scope<'s, Time>, context: Rc<WorkerContext>) -> Self {
+        Self {
+            scope,
+            context,
+            dead_letters: Vec::new(),
+        }
+    }
+
+    /// The options of the run.
+    pub fn options(&self) -> &FlowOptions {
+        &self.context.run.options
+    }
+
+    /// Sends everything that could not be used to the output `dead-letters`. The last step.
+    pub fn finish(mut self) {
+        let letters = std::mem::take(&mut self.dead_letters);
+        if let Some(letters) = Blocks::concatenate(letters) {
+            self.dead_letter_output(letters);
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The operators of a pipeline: from blocks of records to windows and outputs.
+//!
+//! A pipeline gets a [`Flow`] and writes down its graph: [`Flow::source`] gives [`Blocks`], which
+//! are filtered, mapped, enriched and finally windowed; outputs go to whatever sinks the run has
+//! for their names. The closures here only wire ports and capabilities; the logic is in `window`,
+//! `join`, `runtime::ingest` and the rest.
+
+pub use self::block::{Block, Record};
+pub use self::blocks::Blocks;
+pub use self::context::{Flow, FlowOptions, RunShared, WorkerContext};
+pub use self::enrich::{Catalog, DimStream, Enriched, Unmatched};
+pub use self::tally::Tally;
+pub use self::windows::{WindowRow, Windows};
+
+mod block;
+mod blocks;
+mod context;
+mod enrich;
+mod output;
+mod source;
+mod tally;
+mod windows;

@@ -1,0 +1,237 @@
+//! What has changed in dimension tables between two loads, and when it counts.
+//!
+//! A row with a `valid_from` of its own is taken as it stands. A row without one is valid from
+//! always when it comes with the first load, and from the wall time of the load that found the
+//! change otherwise; a key that disappears has no row from that time on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{DimError, DimValue, TableSource, Version};
+use crate::time::EventTime;
+
+/// The rows of all tables at one load: per key its rows, with their own `valid_from` if they have
+/// one.
+pub type Snapshot<K, V> = BTreeMap<K, BTreeSet<(Option<EventTime>, V)>>;
+
+/// A change of the arrangement: a version of a key, added or withdrawn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change<K, V> {
+    /// The key.
+    pub key: K,
+    /// The version.
+    pub version: Version<V>,
+    /// +1 or -1.
+    pub diff: i64,
+}
+
+/// The changes of the first load.
+pub fn first<K: DimValue, V: DimValue>(snapshot: &Snapshot<K, V>) -> Vec<Change<K, V>> {
+    let rows = snapshot
+        .iter()
+        .flat_map(|(key, rows)| rows.iter().map(move |row| (key, row)));
+    let change = |(key, (from, row)): (&K, &(Option<EventTime>, V))| Change {
+        key: key.clone(),
+        version: (from.unwrap_or(EventTime::MIN), Some(row.clone())),
+        diff: 1,
+    };
+    rows.map(change).collect()
+}
+
+/// What has changed from `old` to `new`, which was loaded at wall time `now`.
+pub fn between<K: DimValue, V: DimValue>(
+    old: &Snapshot<K, V>,
+    new: &Snapshot<K, V>,
+    now: EventTime,
+) -> Vec<Change<K, V>> {
+    let none = BTreeSet::new();
+    let mut changes = Vec::new();
+    let keys: BTreeSet<&K> = old.keys().chain(new.keys()).collect();
+    for key in keys {
+        let (before, after) = (old.get(key).unwrap_or(&none), new.get(key).unwrap_or(&none));
+        let mut push = |version, diff| {
+            changes.push(Change {
+                key: key.clone(),
+                version,
+                diff,
+            });
+        };
+        for (from, row) in before.difference(after) {
+            if let Some(from) = from {
+                push((*from, Some(row.clone())), -1);
+            }
+        }
+        for (from, row) in after.difference(before) {
+            push((from.unwrap_or(now), Some(row.clone())), 1);
+        }
+        let undated =
+            |rows: &BTreeSet<(Option<EventTime>, V)>| rows.iter().any(|row| row.0.is_none());
+        // A key whose rows have got times of their own has not disappeared.
+        let is_dated = after
+            .iter()
+            .any(|(from, _)| from.is_some_and(|from| from <= now));
+        if undated(before) && !undated(after) && !is_dated {
+            push((now, None), 1);
+        }
+    }
+    changes
+}
+
+/// The loads of a run, numbered from 0, shared by its workers.
+pub struct DimStore<K, V>(Mutex<BTreeMap<u64, Arc<Vec<Change<K, V>>>>>);
+
+impl<K, V> Default for DimStore<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K, V> DimStore<K, V> {
+    /// Keeps the changes of load `number`.
+    pub fn put(&self, number: u64, changes: Vec<Change<K, V>>) {
+        self.lock().insert(number, Arc::new(changes));
+    }
+
+    /// The changes of the loads after `after` (all, with `None`) up to `number`.
+    pub fn up_to(&self, after: Option<u64>, number: u64) -> Vec<Arc<Vec<Change<K, V>>>> {
+        let first = after.map_or(0, |after| after + 1);
+        self.lock()
+            .range(first..=number)
+            .map(|(_, changes)| Arc::clone(changes))
+            .collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<Vec<Change<K, V>>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Loads dimension tables for a run: once before it starts, and again while it goes on.
+pub trait DimLoader: Send + Sync {
+    /// The first load.
+    ///
+    /// # Errors
+    /// When a table is missing or wrong.
+    fn first(&self) -> Result<(), DimError>;
+
+    /// Loads again, at wall time `now`; the number of the load if something has changed.
+    ///
+    /// # Errors
+    /// When a table is missing or wrong: the rows known before stay in use.
+    fn again(&self, now: EventTime) -> Result<Option<u64>, DimError>;
+
+    /// Checks that the tables are there, in one line for people.
+    ///
+    /// # Errors
+    /// When one is missing or wrong.
+    fn check(&self) -> Result<String, DimError>;
+}
+
+/// Tables of one source, loaded into a [`DimStore`].
+pub struct StoreLoader<K, V> {
+    source: Box<dyn TableSource<K, V>>,
+    store: Arc<DimStore<K, V>>,
+    last: Mutex<(u64, Snapshot<K, V>)>,
+}
+
+impl<K: DimValue, V: DimValue> StoreLoader<K, V> {
+    /// A loader that has loaded nothing yet.
+    pub fn new(source: Box<dyn TableSource<K, V>>) -> Self {
+        Self {
+            source,
+            store: Arc::default(),
+            last: Mutex::new((0, Snapshot::new())),
+        }
+    }
+
+    /// Where the loads go.
+    pub fn store(&self) -> Arc<DimStore<K, V>> {
+        Arc::clone(&self.store)
+    }
+}
+
+impl<K: DimValue, V: DimValue> DimLoader for StoreLoader<K, V> {
+    fn first(&self) -> Result<(), DimError> {
+        let snapshot = self.source.load()?;
+        self.store.put(0, first(&snapshot));
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (0, snapshot);
+        Ok(())
+    }
+
+    fn again(&self, now: EventTime) -> Result<Option<u64>, DimError> {
+        let snapshot = self.source.load()?;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = between(&last.1, &snapshot, now);
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        *last = (last.0 + 1, snapshot);
+        self.store.put(last.0, changes);
+        Ok(Some(last.0))
+    }
+
+    fn check(&self) -> Result<String, DimError> {
+        let keys = self.source.load()?.len();
+        Ok(format!("{}: {keys} keys", self.source.name()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(rows: &[(u8, Option<i64>, &str)]) -> Snapshot<u8, String> {
+        let mut snapshot = Snapshot::new();
+        for (key, from, row) in rows {
+            let row = (from.map(EventTime), (*row).to_owned());
+            snapshot.entry(*key).or_default().insert(row);
+        }
+        snapshot
+    }
+
+    fn changes(
+        old: &[(u8, Option<i64>, &str)],
+        new: &[(u8, Option<i64>, &str)],
+    ) -> Vec<(u8, i64, String, i64)> {
+        between(&snapshot(old), &snapshot(new), EventTime(99))
+            .into_iter()
+            .map(|c| {
+                (
+                    c.key,
+                    c.version.0.0,
+                    c.version.1.unwrap_or_default(),
+                    c.diff,
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn undated_rows_change_at_the_time_of_the_load() {
+        let old = [(1, None, "Ada"), (2, None, "Bob"), (3, None, "Cat")];
+        let new = [(1, None, "Ann"), (2, None, "Bob")];
+        let expected = [(1, 99, "Ann".to_owned(), 1), (3, 99, String::new(), 1)];
+        assert_eq!(changes(&old, &new), expected);
+        assert_eq!(first(&snapshot(&old))[0].version.0, EventTime::MIN);
+    }
+
+    #[test]
+    fn dated_rows_are_taken_as_they_stand() {
+        let old = [(1, Some(0), "Ada"), (1, Some(10), "Ben")];
+        let new = [(1, Some(0), "Ada"), (1, Some(12), "Ben")];
+        let expected = [(1, 10, "Ben".to_owned(), -1), (1, 12, "Ben".to_owned(), 1)];
+        assert_eq!(changes(&old, &new), expected);
+    }
+
+    #[test]
+    fn a_key_that_gets_times_of_its_own_does_not_disappear() {
+        let (old, new) = ([(1, None, "Ada")], [(1, Some(5), "Ada")]);
+        assert_eq!(changes(&old, &new), [(1, 5, "Ada".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn nothing_changes_when_nothing_has_changed() {
+        let rows = [(1, Some(0), "Ada"), (2, None, "Bob")];
+        assert!(changes(&rows, &rows).is_empty());
+    }
+}

@@ -1,0 +1,26 @@
+//! An event-time stream processing engine on timely and differential dataflow.
+//!
+//! The way from the top to the bottom, each layer importing only those below it:
+//!
+//! | layer | what it holds |
+//! |---|---|
+//! | [`source`], [`sink`] | where records come from and where results go, on threads of their own |
+//! | [`rows`] | typed rows between the two |
+//! | [`time`] | times, epochs, partitions, offsets, shards |
+
+pub mod aggregate;
+pub mod cli;
+pub mod decode;
+pub mod epoch;
+pub mod flow;
+pub mod hash;
+pub mod join;
+pub mod ledger;
+pub mod rows;
+pub mod runtime;
+pub mod sink;
+pub mod source;
+pub mod terminal;
+pub mod time;
+pub mod watermark;
+pub mod window;

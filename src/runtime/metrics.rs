@@ -1,0 +1,268 @@
+//! What a run counts while it goes on: read by the progress line and the summary, never by the
+//! dataflow.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::decode::DeadLetter;
+use crate::epoch::{EpochEntry, Standing};
+use crate::sink::Written;
+use crate::terminal;
+use crate::time::{EventTime, Offset, PartitionId};
+
+/// How many dead letters are shown to people as they come.
+const SHOWN_DEAD_LETTERS: u64 = 5;
+
+/// What was read of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// The first position.
+    pub from: Offset,
+    /// The position after the last record.
+    pub to: Offset,
+    /// Offsets in between that were never delivered.
+    pub gaps: u64,
+}
+
+/// What was written to an output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutputCount {
+    /// Rows and bytes over all its sinks.
+    pub written: Written,
+    /// Windows that had a result.
+    pub windows: u64,
+}
+
+#[derive(Debug)]
+struct Tables {
+    ranges: BTreeMap<PartitionId, Range>,
+    outputs: BTreeMap<&'static str, OutputCount>,
+    recent_windows: BTreeMap<&'static str, BTreeSet<EventTime>>,
+    open_windows: BTreeMap<usize, usize>,
+    holding: Option<(PartitionId, EventTime)>,
+    newest: EventTime,
+    latency: Histogram<u64>,
+}
+
+/// Counters of a run, shared by its threads.
+#[derive(Debug)]
+pub struct Metrics {
+    read: AtomicU64,
+    bytes: AtomicU64,
+    rejected: AtomicU64,
+    on_time: AtomicU64,
+    late: AtomicU64,
+    epochs: AtomicU64,
+    checkpoints: AtomicU64,
+    watermark: AtomicI64,
+    shown: AtomicU64,
+    quiet: AtomicUsize,
+    tables: Mutex<Tables>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // Invariant: 1 to 2^40 microseconds with two digits is a valid histogram.
+        let latency = Histogram::new_with_bounds(1, 1 << 40, 2).expect("valid bounds");
+        let tables = Tables {
+            ranges: BTreeMap::new(),
+            outputs: BTreeMap::new(),
+            recent_windows: BTreeMap::new(),
+            open_windows: BTreeMap::new(),
+            holding: None,
+            newest: EventTime::MIN,
+            latency,
+        };
+        Self {
+            read: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
+            on_time: AtomicU64::new(0),
+            late: AtomicU64::new(0),
+            epochs: AtomicU64::new(0),
+            checkpoints: AtomicU64::new(0),
+            watermark: AtomicI64::new(EventTime::MIN.0),
+            shown: AtomicU64::new(0),
+            quiet: AtomicUsize::new(0),
+            tables: Mutex::new(tables),
+        }
+    }
+}
+
+/// A reading of the counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Records that left the source.
+    pub read: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Dead letters.
+    pub rejected: u64,
+    /// Records on time.
+    pub on_time: u64,
+    /// Records late for all their windows.
+    pub late: u64,
+    /// Epochs decided.
+    pub epochs: u64,
+    /// Checkpoints among them.
+    pub checkpoints: u64,
+    /// The border watermark; [`EventTime::MIN`] before there is one.
+    pub watermark: EventTime,
+    /// Windows with records that have not fired, on the worker that has most of them.
+    pub open_windows: usize,
+    /// The partition that holds the watermark back, and its own watermark.
+    pub holding: Option<(PartitionId, EventTime)>,
+    /// The watermark of the partition that is furthest ahead.
+    pub newest: EventTime,
+}
+
+impl Metrics {
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        // Counters are valid between any two statements.
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing is shown while the run goes on.
+    pub fn be_quiet(&self) {
+        self.quiet.store(1, Relaxed);
+    }
+
+    /// The source read `records` records of `bytes` bytes, of which `rejected` are dead letters.
+    pub fn read(&self, records: u64, bytes: u64, rejected: u64) {
+        self.read.fetch_add(records, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
+        self.rejected.fetch_add(rejected, Relaxed);
+    }
+
+    /// Records got their fate.
+    pub fn assigned(&self, on_time: u64, late: u64) {
+        self.on_time.fetch_add(on_time, Relaxed);
+        self.late.fetch_add(late, Relaxed);
+    }
+
+    /// `worker` has so many open windows.
+    pub fn open_windows(&self, worker: usize, windows: usize) {
+        self.tables().open_windows.insert(worker, windows);
+    }
+
+    /// Windows that end at `ends` had a result in `output`, in this order.
+    pub fn windows(&self, output: &'static str, ends: impl Iterator<Item = EventTime>) {
+        let mut tables = self.tables();
+        let mut last = None;
+        for end in ends.filter(|end| last.replace(*end) != Some(*end)) {
+            let recent = tables.recent_windows.entry(output).or_default();
+            let is_new = recent.insert(end);
+            // Results come in order of window ends, except for revisions and between workers.
+            while recent.len() > 4096 {
+                recent.pop_first();
+            }
+            tables.outputs.entry(output).or_default().windows += u64::from(is_new);
+        }
+    }
+
+    /// A sink made rows visible.
+    pub fn wrote(&self, output: &'static str, written: Written) {
+        self.tables().outputs.entry(output).or_default().written += written;
+    }
+
+    /// A sink committed an epoch so long after its border was decided.
+    pub fn committed_after(&self, elapsed: Duration) {
+        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        self.tables().latency.saturating_record(micros.max(1));
+    }
+
+    /// An epoch was decided.
+    pub fn decided(&self, entry: &EpochEntry) {
+        self.epochs.fetch_add(1, Relaxed);
+        self.checkpoints
+            .fetch_add(u64::from(entry.is_checkpoint), Relaxed);
+        if entry.watermark != EventTime::MAX {
+            self.watermark.store(entry.watermark.0, Relaxed);
+        }
+        let mut tables = self.tables();
+        for row in &entry.partitions {
+            let range = tables.ranges.entry(row.partition);
+            let range = range.or_insert(Range {
+                from: row.from,
+                to: row.to,
+                gaps: 0,
+            });
+            if range.from == range.to {
+                range.from = row.from;
+            }
+            range.to = row.to;
+            range.gaps += row.gaps;
+        }
+        let active = entry
+            .partitions
+            .iter()
+            .filter(|row| row.standing == Standing::Active);
+        let slowest = active.min_by_key(|row| row.watermark);
+        tables.holding = slowest.map(|row| (row.partition, row.watermark));
+        let newest = entry.partitions.iter().map(|row| row.watermark);
+        tables.newest = newest
+            .filter(|time| *time < EventTime::MAX)
+            .max()
+            .unwrap_or(EventTime::MIN);
+    }
+
+    /// Shows the first few dead letters on standard error.
+    pub fn show_dead_letter(&self, letter: &DeadLetter) {
+        if self.quiet.load(Relaxed) != 0 || self.shown.fetch_add(1, Relaxed) >= SHOWN_DEAD_LETTERS {
+            return;
+        }
+        let DeadLetter {
+            topic,
+            partition,
+            offset,
+            reason,
+            detail,
+            value,
+        } = letter;
+        let start = &value[..value.len().min(80)];
+        terminal::message(format_args!(
+            "dead letter: {topic}[{partition}] offset {offset}: {}: {detail}: {}",
+            reason.as_str(),
+            start.escape_ascii()
+        ));
+    }
+
+    /// The counters now.
+    pub fn progress(&self) -> Progress {
+        let tables = self.tables();
+        Progress {
+            read: self.read.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
+            rejected: self.rejected.load(Relaxed),
+            on_time: self.on_time.load(Relaxed),
+            late: self.late.load(Relaxed),
+            epochs: self.epochs.load(Relaxed),
+            checkpoints: self.checkpoints.load(Relaxed),
+            watermark: EventTime(self.watermark.load(Relaxed)),
+            open_windows: tables.open_windows.values().copied().max().unwrap_or(0),
+            holding: tables.holding,
+            newest: tables.newest,
+        }
+    }
+
+    /// What was read of each partition.
+    pub fn ranges(&self) -> BTreeMap<PartitionId, Range> {
+        self.tables().ranges.clone()
+    }
+
+    /// What was written to each output.
+    pub fn outputs(&self) -> BTreeMap<&'static str, OutputCount> {
+        self.tables().outputs.clone()
+    }
+
+    /// Milliseconds from an epoch's border to its commit, at 50, 90, 99 and 100 percent.
+    pub fn latency_ms(&self) -> [f64; 4] {
+        let tables = self.tables();
+        [50.0, 90.0, 99.0, 100.0]
+            .map(|percent| tables.latency.value_at_percentile(percent) as f64 / 1000.0)
+    }
+}

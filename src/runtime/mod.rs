@@ -1,0 +1,104 @@
+//! A run: threads, control, and what is left at the end.
+//!
+//! * [`run`]: builds and steps the dataflows of all workers, until the last epoch is committed.
+//! * [`control`]: how workers and the coordinator talk.
+//! * [`ingest`]: what one worker reads.
+//! * [`metrics`]: what is counted while it goes on.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use thiserror::Error;
+
+use crate::epoch::LogError;
+use crate::join::DimError;
+use crate::ledger::LedgerError;
+use crate::sink::SinkError;
+use crate::source::SourceError;
+
+pub use self::execute::{Pipeline, RunOptions, Summary, describe, run};
+
+pub mod control;
+mod execute;
+pub mod ingest;
+pub mod metrics;
+
+/// Why a run failed.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The input cannot be read.
+    #[error("input: {0}")]
+    Source(#[source] SourceError),
+    /// An output cannot be written.
+    #[error("output {output}: {error}")]
+    Sink {
+        /// Which output.
+        output: &'static str,
+        /// Why.
+        error: SinkError,
+    },
+    /// A record has no fate, or two.
+    #[error("{0}; this is a defect of highwater: no success is reported")]
+    Ledger(#[source] LedgerError),
+    /// The epoch log cannot be written.
+    #[error("{0}")]
+    Log(#[source] LogError),
+    /// The dimension tables cannot be read.
+    #[error("dimensions: {0}")]
+    Dimensions(#[source] DimError),
+    /// The system gives no thread.
+    #[error("no thread could be started: {0}")]
+    Thread(String),
+    /// An option makes no sense for this pipeline.
+    #[error("{0}")]
+    Usage(String),
+    /// A worker panicked.
+    #[error("a worker failed: {0}; this is a defect of highwater")]
+    Worker(String),
+}
+
+impl RunError {
+    /// Whether the run only ended because the reader of standard output went away.
+    pub const fn is_closed_output(&self) -> bool {
+        matches!(
+            self,
+            Self::Sink {
+                error: SinkError::Closed,
+                ..
+            }
+        )
+    }
+}
+
+/// The first error of a run; it ends all workers.
+#[derive(Clone, Debug, Default)]
+pub struct Failure(Arc<FailureState>);
+
+#[derive(Debug, Default)]
+struct FailureState {
+    is_set: AtomicBool,
+    error: Mutex<Option<RunError>>,
+}
+
+impl Failure {
+    /// Ends the run because of `error`, unless it ends because of another one already.
+    pub fn set(&self, error: RunError) {
+        let mut first = self.0.error.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(error);
+        self.0.is_set.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the run has failed.
+    pub fn is_set(&self) -> bool {
+        self.0.is_set.load(Ordering::SeqCst)
+    }
+
+    /// The error.
+    pub fn take(&self) -> Option<RunError> {
+        self.0
+            .error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}

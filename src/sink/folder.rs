@@ -1,0 +1,201 @@
+//! A local folder in which files only ever appear whole.
+//!
+//! A file is written under `.staging/`, a folder of the same file system, under a name without
+//! the published extension; it reaches the disk; then it gets its name, unless something else has
+//! that name already. What an earlier run left in `.staging/` is removed.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::SinkError;
+use super::files::Store;
+
+/// Where files are written before they are published.
+pub(super) const STAGING: &str = ".staging";
+
+/// A folder of published files.
+#[derive(Debug)]
+pub(super) struct Folder {
+    root: PathBuf,
+    staging: PathBuf,
+}
+
+impl Folder {
+    /// Opens the folder, and makes it when it is missing.
+    pub(super) fn open(root: &Path) -> Result<Self, SinkError> {
+        let staging = root.join(STAGING);
+        fs::create_dir_all(&staging).map_err(|error| SinkError::io(staging.display(), &error))?;
+        Ok(Self {
+            root: root.to_owned(),
+            staging,
+        })
+    }
+}
+
+impl Store for Folder {
+    fn staging(&self) -> &Path {
+        &self.staging
+    }
+
+    fn describe(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    fn publish(&mut self, staged: &Path, name: &str) -> Result<(), SinkError> {
+        let target = self.root.join(name);
+        let failed = |error: io::Error| SinkError::io(target.display(), &error);
+        File::open(staged)
+            .and_then(|file| file.sync_all())
+            .map_err(failed)?;
+        let parent = parent(&target);
+        make_folders(&self.root, parent).map_err(failed)?;
+        match link_new(staged, &target) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if !same_bytes(staged, &target).map_err(failed)? {
+                    return Err(super::files::taken(&target.display().to_string()));
+                }
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        sync_folder(parent).map_err(failed)?;
+        match fs::remove_file(staged) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Gives `staged` the name `target` as well (or instead), never replacing a file.
+fn link_new(staged: &Path, target: &Path) -> io::Result<()> {
+    let Err(error) = fs::hard_link(staged, target) else {
+        return Ok(());
+    };
+    let has_no_links = matches!(error.raw_os_error(), Some(libc::EPERM | libc::EMLINK))
+        || error.kind() == io::ErrorKind::Unsupported;
+    if !has_no_links {
+        return Err(error);
+    }
+    // A file system without hard links: the shard's lock keeps other writers away in between.
+    if target.try_exists()? {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    fs::rename(staged, target)
+}
+
+/// Makes `folder` below `root`; each new entry reaches the disk.
+fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
+    if folder == root || folder.is_dir() {
+        return Ok(());
+    }
+    let above = parent(folder);
+    make_folders(root, above)?;
+    match fs::create_dir(folder) {
+        // Another shard's sink was quicker.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !folder.is_dir() => {
+            Err(error)
+        }
+        _ => sync_folder(above),
+    }
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        // Some network file systems cannot do this for folders, and need not.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        other => other,
+    }
+}
+
+fn same_bytes(one: &Path, other: &Path) -> io::Result<bool> {
+    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
+    if one.metadata()?.len() != other.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        let count = one.read(&mut left)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        other.read_exact(&mut right[..count])?;
+        if left[..count] != right[..count] {
+            return Ok(false);
+        }
+    }
+}
+
+/// The folder in which `path` lies.
+pub(super) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Whether this process may write to what is at `path`.
+pub(super) fn check_writable(path: &Path) -> Result<(), SinkError> {
+    let failed = |error: io::Error| SinkError::io(path.display(), &error);
+    let text = CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
+    // SAFETY: `text` ends with a zero byte and lives until the call returns.
+    if unsafe { libc::access(text.as_ptr(), libc::W_OK) } == 0 {
+        return Ok(());
+    }
+    Err(failed(io::Error::last_os_error()))
+}
+
+/// Whether this process may write to the folder at `path`, or make it.
+pub(super) fn check_creatable(path: &Path) -> Result<(), SinkError> {
+    let mut nearest = path;
+    loop {
+        match fs::metadata(nearest) {
+            Ok(found) if found.is_dir() => return check_writable(nearest),
+            Ok(_) => {
+                let error = io::Error::from(io::ErrorKind::NotADirectory);
+                return Err(SinkError::io(nearest.display(), &error));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && nearest != Path::new("/") => {
+                nearest = parent(nearest);
+            }
+            Err(error) => return Err(SinkError::io(nearest.display(), &error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_files_are_whole_and_never_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let mut folder = Folder::open(root.path()).unwrap();
+        let staged = folder.staging().join("w.tmp");
+        let target = root.path().join("date=2024-01-01/hour=00/w.parquet");
+        let mut publish = |text: &str| {
+            fs::write(&staged, text).unwrap();
+            folder.publish(&staged, "date=2024-01-01/hour=00/w.parquet")
+        };
+        publish("one").unwrap();
+        assert!(!staged.exists());
+        publish("one").unwrap();
+        assert!(!staged.exists());
+        let error = publish("two").unwrap_err().to_string();
+        assert!(error.contains("w.parquet"), "{error}");
+        assert_eq!(fs::read_to_string(target).unwrap(), "one");
+    }
+
+    #[test]
+    fn what_cannot_be_made_is_found_without_trying() {
+        let root = tempfile::tempdir().unwrap();
+        check_creatable(&root.path().join("a/b/c")).unwrap();
+        assert!(!root.path().join("a").exists());
+        fs::write(root.path().join("file"), "").unwrap();
+        assert!(check_creatable(&root.path().join("file/b")).is_err());
+        check_creatable(Path::new("relative/folder")).unwrap();
+    }
+}

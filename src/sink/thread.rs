@@ -1,0 +1,369 @@
+//! A sink on a thread of its own, behind a bounded queue.
+//!
+//! Workers never wait for a sink: [`SinkThread::send`] gives an epoch back when the queue is full,
+//! and the source slows down. What the sink did is told through a callback.
+
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use super::{EpochRows, OutputSpec, SinkContext, SinkError, SinkFactory, Written};
+use crate::time::{Epoch, Shard};
+
+/// How many epochs (of one shard each) may wait per shard.
+const QUEUED_EPOCHS: usize = 8;
+
+/// What a sink's thread has to tell.
+#[derive(Debug)]
+pub enum SinkEvent {
+    /// An epoch of a shard was committed.
+    Committed {
+        /// The epoch.
+        epoch: Epoch,
+        /// The shard.
+        shard: Shard,
+        /// What became visible with it.
+        written: Written,
+    },
+    /// The sink cannot go on: nothing more is committed, and this is the last event.
+    Failed(SinkError),
+    /// The sink was closed as asked, and this was written last; the last event.
+    Closed(Written),
+}
+
+/// Takes events on the sink's thread; must not wait.
+pub type OnSinkEvent = Arc<dyn Fn(SinkEvent) + Send + Sync>;
+
+/// A handle on a sink's thread. Dropping it abandons the sink: the thread stops after the epoch
+/// at hand and publishes nothing more.
+#[derive(Debug)]
+pub struct SinkThread {
+    queue: Option<Sender<EpochRows>>,
+    is_closing: Arc<AtomicBool>,
+    is_dropped: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SinkThread {
+    /// Starts a thread that opens a sink of `factory` for `shards` and commits what is sent.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(
+        factory: Arc<dyn SinkFactory>,
+        output: OutputSpec,
+        shards: Vec<Shard>,
+        context: SinkContext,
+        on_event: OnSinkEvent,
+    ) -> io::Result<Self> {
+        let (sender, epochs) = bounded(QUEUED_EPOCHS * shards.len().max(1));
+        let is_closing = Arc::new(AtomicBool::new(false));
+        let is_dropped = Arc::new(AtomicBool::new(false));
+        let body = Body {
+            factory,
+            output,
+            shards,
+            context,
+            epochs,
+            is_closing: Arc::clone(&is_closing),
+            is_dropped: Arc::clone(&is_dropped),
+            on_event,
+        };
+        let name = format!("sink-{}", body.output.name);
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || body.run())?;
+        Ok(Self {
+            queue: Some(sender),
+            is_closing,
+            is_dropped,
+            thread: Some(thread),
+        })
+    }
+
+    /// Queues the rows of one epoch of one shard, without ever waiting. After a failure, which
+    /// [`SinkEvent::Failed`] tells, they are dropped.
+    ///
+    /// # Errors
+    /// Gives the rows back when the queue is full.
+    #[expect(clippy::result_large_err, reason = "the rows go back to their owner")]
+    pub fn send(&self, rows: EpochRows) -> Result<(), EpochRows> {
+        let Some(queue) = &self.queue else {
+            return Ok(());
+        };
+        match queue.try_send(rows) {
+            Err(TrySendError::Full(rows)) => Err(rows),
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+        }
+    }
+
+    /// Asks the sink to close once everything queued is committed. Does not wait;
+    /// [`SinkEvent::Closed`] follows.
+    pub fn close(&mut self) {
+        self.is_closing.store(true, Ordering::SeqCst);
+        self.queue = None;
+    }
+
+    /// Whether the thread has ended.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Asks the sink to close and waits until its thread has ended.
+    pub fn join(mut self) {
+        self.close();
+        if let Some(thread) = self.thread.take() {
+            // A panic in the sink was reported as an event.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for SinkThread {
+    fn drop(&mut self) {
+        if !self.is_closing.load(Ordering::SeqCst) {
+            self.is_dropped.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// What the thread owns.
+struct Body {
+    factory: Arc<dyn SinkFactory>,
+    output: OutputSpec,
+    shards: Vec<Shard>,
+    context: SinkContext,
+    epochs: Receiver<EpochRows>,
+    is_closing: Arc<AtomicBool>,
+    is_dropped: Arc<AtomicBool>,
+    on_event: OnSinkEvent,
+}
+
+impl Body {
+    fn run(self) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.commit_all()));
+        let event = match outcome {
+            Ok(Ok(Some(written))) => SinkEvent::Closed(written),
+            Ok(Ok(None)) => SinkEvent::Failed(SinkError::Aborted),
+            Ok(Err(error)) => SinkEvent::Failed(error),
+            Err(panic) => SinkEvent::Failed(SinkError::Write {
+                target: format!("output {}", self.output.name),
+                reason: format!(
+                    "defect in the sink, please report it: {}",
+                    panic_text(&*panic)
+                ),
+            }),
+        };
+        (self.on_event)(event);
+    }
+
+    /// `None`: abandoned.
+    fn commit_all(&self) -> Result<Option<Written>, SinkError> {
+        let mut sink = self
+            .factory
+            .open(&self.output, &self.shards, &self.context)?;
+        for epoch in &self.epochs {
+            if self.is_abandoned() {
+                return Ok(None);
+            }
+            let written = sink.commit(&epoch)?;
+            let (epoch, shard) = (epoch.epoch, epoch.shard);
+            (self.on_event)(SinkEvent::Committed {
+                epoch,
+                shard,
+                written,
+            });
+        }
+        if self.is_abandoned() || !self.is_closing.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        sink.close().map(Some)
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.context.is_aborted() || self.is_dropped.load(Ordering::SeqCst)
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (_, Some(text)) => text,
+        _ => "no message",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use crossbeam_channel::unbounded;
+
+    use super::super::encode::sample::{Sample, rows};
+    use super::super::{OutputKind, Sink};
+    use super::*;
+    use crate::rows::Tabular;
+    use crate::sink::Layout;
+    use crate::time::EventTime;
+
+    fn output() -> OutputSpec {
+        OutputSpec {
+            pipeline: "test",
+            name: "rows",
+            columns: Sample::columns().into(),
+            kind: OutputKind::Log,
+            layout: Layout::Flat,
+        }
+    }
+
+    fn epoch(number: u64) -> EpochRows {
+        EpochRows {
+            shard: Shard(0),
+            epoch: Epoch(number),
+            watermark: EventTime::MIN,
+            is_checkpoint: false,
+            rows: rows::<Sample>(),
+        }
+    }
+
+    /// Commits only what it is allowed to; panics at epoch 99.
+    struct Gate(Receiver<()>, Arc<Mutex<Vec<u64>>>);
+
+    impl SinkFactory for Gate {
+        fn shards(&self) -> u32 {
+            1
+        }
+        fn check(&self, _: &OutputSpec) -> Result<String, SinkError> {
+            Ok(String::new())
+        }
+        fn prepare(&self, _: &OutputSpec, _: u32) -> Result<(), SinkError> {
+            Ok(())
+        }
+        fn open(
+            &self,
+            _: &OutputSpec,
+            _: &[Shard],
+            _: &SinkContext,
+        ) -> Result<Box<dyn Sink>, SinkError> {
+            Ok(Box::new(Self(self.0.clone(), Arc::clone(&self.1))))
+        }
+    }
+
+    impl Sink for Gate {
+        fn commit(&mut self, epoch: &EpochRows) -> Result<Written, SinkError> {
+            self.0
+                .recv_timeout(Duration::from_secs(10))
+                .expect("the test lets it go on");
+            assert!(epoch.epoch.0 != 99, "ninety-nine");
+            self.1.lock().unwrap().push(epoch.epoch.0);
+            Ok(Written { rows: 1, bytes: 2 })
+        }
+        fn close(&mut self) -> Result<Written, SinkError> {
+            self.1.lock().unwrap().push(1000);
+            Ok(Written { rows: 5, bytes: 6 })
+        }
+    }
+
+    struct Rig {
+        thread: SinkThread,
+        go: Sender<()>,
+        events: Receiver<SinkEvent>,
+        committed: Arc<Mutex<Vec<u64>>>,
+    }
+
+    fn rig() -> Rig {
+        let (go, gate) = unbounded();
+        let (told, events) = unbounded();
+        let committed = Arc::new(Mutex::new(Vec::new()));
+        let factory = Arc::new(Gate(gate, Arc::clone(&committed)));
+        let tell: OnSinkEvent = Arc::new(move |event| {
+            let _ = told.send(event);
+        });
+        let context = SinkContext::default();
+        let thread = SinkThread::start(factory, output(), vec![Shard(0)], context, tell).unwrap();
+        Rig {
+            thread,
+            go,
+            events,
+            committed,
+        }
+    }
+
+    fn next(events: &Receiver<SinkEvent>) -> SinkEvent {
+        events.recv_timeout(Duration::from_secs(10)).unwrap()
+    }
+
+    #[test]
+    fn a_full_queue_gives_rows_back_and_close_drains_it() {
+        let mut rig = rig();
+        let mut sent = 0;
+        while rig.thread.send(epoch(sent)).is_ok() {
+            sent += 1;
+            assert!(sent < 100, "the queue must be bounded");
+        }
+        assert!(sent >= QUEUED_EPOCHS as u64);
+        rig.thread.close();
+        for _ in 0..sent {
+            rig.go.send(()).unwrap();
+        }
+        for number in 0..sent {
+            match next(&rig.events) {
+                SinkEvent::Committed { epoch, written, .. } => {
+                    assert_eq!((epoch.0, written.rows), (number, 1));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(
+            next(&rig.events),
+            SinkEvent::Closed(Written { rows: 5, bytes: 6 })
+        ));
+        rig.thread.join();
+    }
+
+    #[test]
+    fn a_dropped_handle_publishes_nothing_more() {
+        let Rig {
+            thread,
+            go,
+            events,
+            committed,
+        } = rig();
+        for number in 0..3 {
+            thread.send(epoch(number)).unwrap();
+        }
+        drop(thread);
+        go.send(()).unwrap();
+        go.send(()).unwrap();
+        go.send(()).unwrap();
+        loop {
+            match next(&events) {
+                SinkEvent::Failed(SinkError::Aborted) => break,
+                SinkEvent::Committed { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(!committed.lock().unwrap().contains(&1000));
+    }
+
+    #[test]
+    fn a_panic_is_a_failure() {
+        let rig = rig();
+        rig.thread.send(epoch(99)).unwrap();
+        rig.go.send(()).unwrap();
+        let SinkEvent::Failed(error) = next(&rig.events) else {
+            panic!("not failed")
+        };
+        assert!(error.to_string().contains("ninety-nine"), "{error}");
+        while !rig.thread.is_finished() {
+            std::thread::yield_now();
+        }
+        rig.thread.send(epoch(100)).unwrap();
+    }
+}

@@ -1,0 +1,54 @@
+//! What people see: messages on standard error, and the one line there that is updated in place.
+//!
+//! The line is a property of the terminal, so it is one per process. Whoever writes to standard
+//! output or standard error takes it away first ([`pause`], [`message`]) and it comes back after.
+//! A standard error that cannot be written never disturbs a run.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// To the first column, and erase what stands there.
+const ERASE: &[u8] = b"\r\x1b[2K";
+
+static LINE: Mutex<String> = Mutex::new(String::new());
+
+/// The line is away while this lives. Nobody else writes a message meanwhile.
+#[must_use = "the line comes back when this is dropped"]
+pub struct Pause(MutexGuard<'static, String>);
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        if !self.0.is_empty() {
+            put(self.0.as_bytes());
+        }
+    }
+}
+
+/// Takes the line away until the result is dropped.
+pub fn pause() -> Pause {
+    let line = LINE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !line.is_empty() {
+        put(ERASE);
+    }
+    Pause(line)
+}
+
+/// Shows `text` as the line that is updated in place; empty: no line any more. Only for a
+/// standard error that is a terminal.
+pub fn set_line(text: &str) {
+    let mut pause = pause();
+    text.clone_into(&mut pause.0);
+}
+
+/// Writes one message to standard error.
+pub fn message(text: fmt::Arguments<'_>) {
+    let _pause = pause();
+    put(format!("{text}\n").as_bytes());
+}
+
+fn put(bytes: &[u8]) {
+    let mut stderr = io::stderr().lock();
+    // Nobody reads it: then there is nobody to be told.
+    let _ = stderr.write_all(bytes).and_then(|()| stderr.flush());
+}

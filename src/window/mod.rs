@@ -1,0 +1,16 @@
+//! Windows of event time: which records they hold, when they fire, what they emit.
+//!
+//! * [`WindowSpec`]: the shape (size, slide, offset) and `keep`; which windows hold a time.
+//! * [`Assigner`]: gives each record its fate and folds it into partial results, on the worker
+//!   that read it.
+//! * [`WindowState`]: merges partial results per key and emits changes at each epoch's border.
+//!
+//! None of this knows timely; the operator that wires it is in `flow`.
+
+pub use self::assign::{Assigner, Partial, Slot};
+pub use self::spec::{Late, WindowSpec, WindowSpecError};
+pub use self::state::{Change, WindowState};
+
+mod assign;
+mod spec;
+mod state;

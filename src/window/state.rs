@@ -1,0 +1,315 @@
+//! The windows of the keys of one worker.
+//!
+//! At the border of epoch `k` with border watermark `W_k`, the changes of the epoch are, for each
+//! window that ends at `e` and each key in it:
+//!
+//! ```text
+//! +new            the first time, in the first k with W_k >= e
+//! -old, +new      in each later epoch with a revision, until W_k >= e + keep
+//! ```
+//!
+//! so that an epoch's output is a function of the records of the epochs up to it and of the logged
+//! `W`, never of the frontier that somebody happened to see. A pane and its revisions in one epoch
+//! give one row, the last.
+//!
+//! State held: panes until the last window that holds them has fired; with `keep`, the fired
+//! windows until `W_k >= e + keep`. Cost: one hash look-up per partial result, one merge per pane
+//! and window when it fires.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
+
+use hashbrown::{HashMap, HashSet};
+
+use super::{Partial, Slot, WindowSpec};
+use crate::aggregate::Aggregate;
+use crate::epoch::EpochEntry;
+use crate::rows::{Pane, Timing};
+use crate::time::EventTime;
+
+/// A change of a window's result for one key.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Change<K, V> {
+    /// The window's start.
+    pub start: EventTime,
+    /// The window's end.
+    pub end: EventTime,
+    /// The key.
+    pub key: K,
+    /// The result.
+    pub value: V,
+    /// What is known about the pane.
+    pub pane: Pane,
+    /// +1, or -1 for a result that is withdrawn.
+    pub diff: i64,
+}
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+
+/// What reached a window apart from its panes.
+struct Extra<S> {
+    on_time: Option<S>,
+    revision: Option<S>,
+}
+
+impl<S> Default for Extra<S> {
+    fn default() -> Self {
+        Self {
+            on_time: None,
+            revision: None,
+        }
+    }
+}
+
+/// A result that was emitted and may still be revised.
+struct Fired<S> {
+    state: S,
+    pane: Pane,
+}
+
+/// See the module.
+pub struct WindowState<R, K, A: Aggregate<R>> {
+    spec: WindowSpec,
+    aggregate: A,
+    panes: BTreeMap<EventTime, Map<K, A::State>>,
+    extras: BTreeMap<EventTime, Map<K, Extra<A::State>>>,
+    fired: BTreeMap<EventTime, Map<K, Fired<A::State>>>,
+    watermark: EventTime,
+}
+
+impl<R, K: Copy + Ord + Hash, A: Aggregate<R>> WindowState<R, K, A> {
+    /// Without any window.
+    pub fn new(spec: WindowSpec, aggregate: A) -> Self {
+        Self {
+            spec,
+            aggregate,
+            panes: BTreeMap::new(),
+            extras: BTreeMap::new(),
+            fired: BTreeMap::new(),
+            watermark: EventTime::MIN,
+        }
+    }
+
+    /// How many windows hold records and have not fired.
+    pub fn open_windows(&self) -> usize {
+        let (mut windows, mut counted) = (0, self.watermark);
+        for start in self.panes.keys() {
+            let Some(last) = self.spec.last_end(*start) else {
+                continue;
+            };
+            // Panes come in order, and so do the ends of their windows.
+            let first = self.spec.ends_between(*start, counted, last).next();
+            if let Some(first) = first {
+                windows += ((last.0 - first.0) / self.spec.slide().0 + 1) as usize;
+                counted = last;
+            }
+        }
+        windows
+    }
+
+    /// Takes in a partial result of the epoch that is open.
+    pub fn absorb(&mut self, partial: &Partial<K, A::State>) {
+        let aggregate = &self.aggregate;
+        match partial.slot {
+            Slot::Pane(start) => {
+                let state = self.panes.entry(start).or_default().entry(partial.key);
+                let state = state.or_insert_with(|| aggregate.empty());
+                aggregate.merge(state, &partial.state);
+            }
+            Slot::OnTime(end) => {
+                let extra = self
+                    .extras
+                    .entry(end)
+                    .or_default()
+                    .entry(partial.key)
+                    .or_default();
+                merge_option(aggregate, &mut extra.on_time, &partial.state);
+            }
+            Slot::Revision(end) => {
+                let extra = self
+                    .extras
+                    .entry(end)
+                    .or_default()
+                    .entry(partial.key)
+                    .or_default();
+                merge_option(aggregate, &mut extra.revision, &partial.state);
+            }
+        }
+    }
+
+    /// The epoch is complete: its changes, ordered by end, start, key, withdrawals first.
+    pub fn close(&mut self, entry: &EpochEntry) -> Vec<Change<K, A::Output>> {
+        let mut changes = Vec::new();
+        for end in self.due(entry.watermark) {
+            let first = changes.len();
+            if end > self.watermark {
+                self.fire(end, entry, &mut changes);
+            } else {
+                self.revise(end, entry, &mut changes);
+            }
+            changes[first..].sort_by_key(|change| (change.key, change.diff));
+        }
+        self.watermark = entry.watermark;
+        self.forget();
+        changes
+    }
+
+    /// The ends of the windows that fire or are revised when the border watermark is `watermark`.
+    fn due(&self, watermark: EventTime) -> BTreeSet<EventTime> {
+        let panes = self.panes.range(..watermark).map(|(start, _)| *start);
+        let fresh =
+            panes.flat_map(|start| self.spec.ends_between(start, self.watermark, watermark));
+        let revised = self.extras.range(..=watermark).map(|(end, _)| *end);
+        fresh.chain(revised).collect()
+    }
+
+    fn fire(
+        &mut self,
+        end: EventTime,
+        entry: &EpochEntry,
+        changes: &mut Vec<Change<K, A::Output>>,
+    ) {
+        let mut results = self.merged_panes(end);
+        let mut late_only = HashSet::new();
+        for (key, extra) in self.extras.remove(&end).unwrap_or_default() {
+            if extra.on_time.is_none() && !results.contains_key(&key) {
+                late_only.insert(key);
+            }
+            for part in extra.on_time.iter().chain(&extra.revision) {
+                let aggregate = &self.aggregate;
+                let state = results.entry(key).or_insert_with(|| aggregate.empty());
+                aggregate.merge(state, part);
+            }
+        }
+        let pane = self.pane(end, entry, Timing::OnTime, 0);
+        for (key, state) in &results {
+            let timing = if late_only.contains(key) {
+                Timing::Late
+            } else {
+                Timing::OnTime
+            };
+            changes.push(self.change(end, *key, state, Pane { timing, ..pane }, 1));
+        }
+        if !pane.is_final {
+            let timing = |key: &K| {
+                if late_only.contains(key) {
+                    Timing::Late
+                } else {
+                    Timing::OnTime
+                }
+            };
+            let keep = |(key, state)| {
+                let pane = Pane {
+                    timing: timing(&key),
+                    ..pane
+                };
+                (key, Fired { state, pane })
+            };
+            self.fired
+                .insert(end, results.into_iter().map(keep).collect());
+        }
+    }
+
+    fn merged_panes(&mut self, end: EventTime) -> Map<K, A::State> {
+        let start = self.spec.start_of(end);
+        if self.spec.pane() == self.spec.size() && self.spec.slide() >= self.spec.size() {
+            return self.panes.remove(&start).unwrap_or_default();
+        }
+        let mut merged: Map<K, A::State> = Map::default();
+        for (_, pane) in self.panes.range(start..end) {
+            for (key, state) in pane {
+                let into = merged.entry(*key).or_insert_with(|| self.aggregate.empty());
+                self.aggregate.merge(into, state);
+            }
+        }
+        merged
+    }
+
+    fn revise(
+        &mut self,
+        end: EventTime,
+        entry: &EpochEntry,
+        changes: &mut Vec<Change<K, A::Output>>,
+    ) {
+        for (key, extra) in self.extras.remove(&end).unwrap_or_default() {
+            debug_assert!(
+                extra.on_time.is_none(),
+                "on time for a window that has fired"
+            );
+            let Some(revision) = extra.revision else {
+                continue;
+            };
+            let old = self
+                .fired
+                .get_mut(&end)
+                .and_then(|fired| fired.remove(&key));
+            let index = old.as_ref().map_or(0, |old| old.pane.index + 1);
+            let mut pane = self.pane(end, entry, Timing::Late, index);
+            let mut state = revision;
+            if let Some(old) = old {
+                // What made the window complete does not change afterwards.
+                pane.complete = old.pane.complete;
+                changes.push(self.change(end, key, &old.state, old.pane, -1));
+                self.aggregate.merge(&mut state, &old.state);
+            }
+            changes.push(self.change(end, key, &state, pane, 1));
+            self.fired
+                .entry(end)
+                .or_default()
+                .insert(key, Fired { state, pane });
+        }
+    }
+
+    fn pane(&self, end: EventTime, entry: &EpochEntry, timing: Timing, index: u32) -> Pane {
+        let is_final = end.plus(self.spec.keep()) <= entry.watermark;
+        Pane {
+            timing,
+            index,
+            is_final,
+            complete: entry.completeness(end),
+        }
+    }
+
+    fn change(
+        &self,
+        end: EventTime,
+        key: K,
+        state: &A::State,
+        pane: Pane,
+        diff: i64,
+    ) -> Change<K, A::Output> {
+        let start = self.spec.start_of(end);
+        Change {
+            start,
+            end,
+            key,
+            value: self.aggregate.finish(state),
+            pane,
+            diff,
+        }
+    }
+
+    /// Frees panes that no window needs any more, and windows that are final.
+    fn forget(&mut self) {
+        let (spec, watermark) = (self.spec, self.watermark);
+        while let Some(first) = self.panes.first_entry()
+            && spec
+                .last_end(*first.key())
+                .is_none_or(|end| end <= watermark)
+        {
+            first.remove();
+        }
+        while let Some(first) = self.fired.first_entry()
+            && first.key().plus(spec.keep()) <= watermark
+        {
+            first.remove();
+        }
+    }
+}
+
+fn merge_option<R, A: Aggregate<R>>(aggregate: &A, into: &mut Option<A::State>, part: &A::State) {
+    match into {
+        Some(state) => aggregate.merge(state, part),
+        None => *into = Some(part.clone()),
+    }
+}

@@ -1,0 +1,742 @@
+//! Writing to a real broker, one that is killed in the middle included. `dev/test` runs it; or:
+//! `dev/services up --only kafka`, `eval "$(dev/services env)"`, `cargo test --test sink_kafka --
+//! --ignored`.
+//!
+//! What was written is read back with a client of its own, message by message: partition, key,
+//! offset and text are compared with what the rows say.
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    clippy::large_stack_arrays,
+    clippy::unused_self,
+    clippy::decimal_bitwise_operands,
+    reason = "a test fails by panicking, and tells its whole story in one place"
+)]
+#![cfg(feature = "kafka")]
+
+use std::future::Future;
+use std::pin::pin;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use highwater::rows::{
+    Column, ColumnType, Completeness, Origin, Pane, RowWriter, Rows, Tabular, Timing,
+};
+use highwater::sink::kafka::KafkaFactory;
+use highwater::sink::{
+    EpochRows, Layout, OutputKind, OutputSpec, Sink, SinkContext, SinkError, SinkFactory, Written,
+};
+use highwater::source::murmur2::partition_for_key;
+use highwater::time::{Epoch, EventTime, Offset, PartitionId, Shard, Span};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Tests run side by side; one that kills the broker runs alone.
+static BROKER: RwLock<()> = RwLock::new(());
+
+fn shared() -> RwLockReadGuard<'static, ()> {
+    BROKER
+        .read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn alone() -> RwLockWriteGuard<'static, ()> {
+    BROKER
+        .write()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!(
+            "{name} is not set: run dev/test, or dev/services up --only kafka and then \
+             eval \"$(dev/services env)\""
+        )
+    })
+}
+
+fn brokers() -> String {
+    variable("HIGHWATER_TEST_KAFKA")
+}
+
+/// `kill` or `start` the broker.
+fn service(verb: &str) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/dev/services");
+    let folder = variable("HIGHWATER_SERVICES_DIR");
+    let status = Command::new(script)
+        .args([verb, "kafka", "--dir", &folder])
+        .status();
+    assert!(
+        status.expect("dev/services runs").success(),
+        "dev/services {verb} kafka"
+    );
+}
+
+/// A name that no other test, and no earlier run, has.
+fn new_topic(test: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    format!("sink-{test}-{}-{count}", now.as_nanos())
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let mut context = Context::from_waker(Waker::noop());
+    let begin = Instant::now();
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+        assert!(begin.elapsed() < PATIENCE, "no answer");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers())
+        .create()
+        .unwrap()
+}
+
+fn create_topic(topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+    let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    for (key, value) in settings {
+        new = new.set(key, value);
+    }
+    let options = AdminOptions::new().operation_timeout(Some(CONNECT_TIMEOUT));
+    for answer in block_on(admin().create_topics([&new], &options)).unwrap() {
+        answer.unwrap();
+    }
+}
+
+fn delete_topic(topic: &str) {
+    let options = AdminOptions::new().operation_timeout(Some(CONNECT_TIMEOUT));
+    for answer in block_on(admin().delete_topics(&[topic], &options)).unwrap() {
+        answer.unwrap();
+    }
+}
+
+fn setting(topic: &str, key: &str) -> Option<String> {
+    let resource = ResourceSpecifier::Topic(topic);
+    let admin = admin();
+    let mut answers = block_on(admin.describe_configs([&resource], &AdminOptions::new())).unwrap();
+    answers
+        .remove(0)
+        .unwrap()
+        .get(key)
+        .and_then(|entry| entry.value.clone())
+}
+
+/// The topics that are there now; asking for all brings none into being.
+fn topics() -> Vec<(String, usize)> {
+    let client: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers())
+        .create()
+        .unwrap();
+    let metadata = client.fetch_metadata(None, CONNECT_TIMEOUT).unwrap();
+    let topics = metadata.topics().iter();
+    topics
+        .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
+        .collect()
+}
+
+fn partitions(topic: &str) -> Option<usize> {
+    topics()
+        .into_iter()
+        .find(|(name, _)| name == topic)
+        .map(|(_, partitions)| partitions)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Read {
+    partition: i32,
+    key: Option<String>,
+    text: String,
+}
+
+/// All messages of a topic, each partition in its order.
+fn read(topic: &str) -> Vec<Read> {
+    let client: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers())
+        .set("group.id", "test")
+        .set("enable.auto.commit", "false")
+        .create()
+        .unwrap();
+    let mut assigned = TopicPartitionList::new();
+    let mut left = 0;
+    for partition in 0..partitions(topic).expect("the topic") as i32 {
+        let (low, high) = client.fetch_watermarks(topic, partition, PATIENCE).unwrap();
+        left += high - low;
+        assigned
+            .add_partition_offset(topic, partition, KafkaOffset::Beginning)
+            .unwrap();
+    }
+    client.assign(&assigned).unwrap();
+    let mut found = Vec::new();
+    let begin = Instant::now();
+    while found.len() < left as usize {
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "{} of {left} messages",
+            found.len()
+        );
+        let Some(message) = client.poll(Duration::from_millis(100)) else {
+            continue;
+        };
+        let Ok(message) = message else { continue };
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        found.push(Read {
+            partition: message.partition(),
+            key: message.key().map(text),
+            text: text(message.payload().unwrap_or_default()),
+        });
+    }
+    found.sort_by_key(|read| read.partition);
+    found
+}
+
+/// A row: a key and a number, with as much text as is asked for.
+struct Item {
+    key: String,
+    number: i64,
+    padding: usize,
+}
+
+impl Item {
+    fn new(key: &str, number: i64) -> Self {
+        Self {
+            key: key.to_owned(),
+            number,
+            padding: 0,
+        }
+    }
+}
+
+impl Tabular for Item {
+    fn columns() -> Vec<Column> {
+        vec![
+            Column::new("key", ColumnType::Text),
+            Column::new("number", ColumnType::Int),
+            Column::nullable("padding", ColumnType::Text),
+        ]
+    }
+
+    fn write(&self, row: &mut RowWriter<'_>) {
+        row.text(self.key.as_str());
+        row.int(self.number);
+        let padding = (self.padding > 0).then(|| "x".repeat(self.padding));
+        row.text(padding.as_deref());
+    }
+
+    fn message_key(&self, key: &mut Vec<u8>) {
+        key.extend_from_slice(self.key.as_bytes());
+    }
+}
+
+fn records() -> OutputSpec {
+    let kind = OutputKind::Records {
+        source: "in".to_owned(),
+    };
+    output(kind)
+}
+
+fn windows() -> OutputSpec {
+    output(OutputKind::Windows {
+        key: vec!["key"],
+        keep: Span(0),
+    })
+}
+
+fn output(kind: OutputKind) -> OutputSpec {
+    OutputSpec {
+        pipeline: "test",
+        name: "rows",
+        columns: Item::columns().into(),
+        kind,
+        layout: Layout::Flat,
+    }
+}
+
+fn rows() -> Rows {
+    Rows::new(Item::columns().into())
+}
+
+fn origin(partition: u32, offset: u64) -> Origin {
+    Origin {
+        partition: PartitionId(partition),
+        offset: Offset(offset),
+    }
+}
+
+fn epoch(number: u64, rows: Rows) -> EpochRows {
+    EpochRows {
+        shard: Shard(0),
+        epoch: Epoch(number),
+        watermark: EventTime::MIN,
+        is_checkpoint: true,
+        rows,
+    }
+}
+
+fn factory_at(address: &str, properties: &[(&str, &str)], timeout: Duration) -> KafkaFactory {
+    let properties: Vec<_> = properties
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect();
+    KafkaFactory::new(address, &properties, timeout).unwrap()
+}
+
+fn factory(topic: &str, properties: &[(&str, &str)]) -> KafkaFactory {
+    factory_at(
+        &format!("kafka://{}/{topic}", brokers()),
+        properties,
+        CONNECT_TIMEOUT,
+    )
+}
+
+struct Rig {
+    sink: Box<dyn Sink>,
+    context: SinkContext,
+}
+
+/// A sink on a topic for a source of so many partitions.
+fn rig_with(topic: &str, spec: &OutputSpec, partitions: u32, properties: &[(&str, &str)]) -> Rig {
+    let factory = factory(topic, properties);
+    factory.prepare(spec, partitions).unwrap();
+    let context = SinkContext::default();
+    let sink = factory.open(spec, &[Shard(0)], &context).unwrap();
+    Rig { sink, context }
+}
+
+fn rig(topic: &str, spec: &OutputSpec, partitions: u32) -> Rig {
+    rig_with(topic, spec, partitions, &[])
+}
+
+fn number(text: &str) -> i64 {
+    let value: serde_json::Value = serde_json::from_str(text).unwrap();
+    value["number"].as_i64().unwrap()
+}
+
+#[test]
+#[ignore = "needs kafka: run dev/test"]
+fn kafka_a_missing_topic_is_created_for_history_and_checked_without_a_trace() {
+    let _broker = shared();
+    let topic = new_topic("create");
+    let factory = factory(&topic, &[]);
+    let found = factory.check(&records()).unwrap();
+    assert!(
+        found.contains(&topic) && found.contains("would be created"),
+        "{found}"
+    );
+    assert_eq!(partitions(&topic), None, "check changes nothing");
+
+    factory.prepare(&records(), 3).unwrap();
+    assert_eq!(partitions(&topic), Some(3));
+    assert_eq!(setting(&topic, "retention.ms").as_deref(), Some("-1"));
+    let found = factory.check(&records()).unwrap();
+    assert!(found.ends_with(": 3 partitions"), "{found}");
+    // A second run finds it.
+    factory.prepare(&records(), 7).unwrap();
+    assert_eq!(partitions(&topic), Some(3));
+}
+
+#[test]
+#[ignore = "needs kafka: run dev/test"]
+fn kafka_two_runs_may_create_a_topic_at_once() {
+    let _broker = shared();
+    let topic = new_topic("race");
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let factory = factory(&topic, &[]);
+            std::thread::spawn(move || factory.prepare(&windows(), 2).unwrap())
+        })
+        .collect();
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+    assert_eq!(partitions(&topic), Some(2));
+}
+
+#[test]
+#[ignore = "needs kafka: run dev/test"]
+fn kafka_records_keep_their_partition_and_order() {
+    let _broker = shared();
+    let topic = new_topic("partitions");
+    let mut rig = rig(&topic, &records(), 4);
+    let mut bytes = 0;
+    for number in 0..3_u64 {
+        let mut batch = rows();
+        for row in 0..400_u64 {
+            // One key in all partitions: it must not decide.
+            let item = Item::new("same", (number * 400 + row) as i64);
+            batch.push_record(&item, origin((row % 4) as u32, number * 100 + row / 4));
+        }
+        let written = rig.sink.commit(&epoch(number, batch)).unwrap();
+        assert_eq!(written.rows, 400);
+        bytes += written.bytes;
+    }
+    assert_eq!(rig.sink.close().unwrap(), Written::default());
+
+    let found = read(&topic);
+    assert_eq!(found.len(), 1200);
+    assert_eq!(
+        found.iter().map(|read| read.text.len() as u64).sum::<u64>(),
+        bytes
+    );
+    for partition in 0..4 {
+        let of = found.iter().filter(|read| read.partition == partition);
+        let numbers: Vec<_> = of.map(|read| number(&read.text)).collect();
+        let expected: Vec<_> = (0..1200)
+            .filter(|number| number % 4 == i64::from(partition))
+            .collect();
+        assert_eq!(numbers, expected, "partition {partition}");
+    }
+    assert_eq!(found[0].text, r#"{"key":"same","number":0,"padding":null}"#);
+    assert_eq!(found[0].key.as_deref(), Some("same"));
+}
+
+#[test]
+#[ignore = "needs kafka: run dev/test"]
+fn kafka_keys_go_where_the_java_client_puts_them() {
+    let _broker = shared();
+    let topic = new_topic("murmur2");
+    create_topic(&topic, 5, &[]);
+    // Three partitions in the source, five in the topic: records go by key.
+    let mut rig = rig(&topic, &records(), 3);
+    let mut batch = rows();
+    // From the Java client's tests, with its hash modulo five.
+    let known = [
+        ("21", (-973_932_308_i32 & 0x7fff_ffff) % 5),
+        ("foobar", (-790_332_482_i32 & 0x7fff_ffff) % 5),
+        (
+            "a-little-bit-long-string",
+            (-985_981_536_i32 & 0x7fff_ffff) % 5,
+        ),
+        (
+            "a-little-bit-longer-string",
+            (-1_486_304_829_i32 & 0x7fff_ffff) % 5,
+        ),
+        (
+            "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+            (-58_897_971_i32 & 0x7fff_ffff) % 5,
+        ),
+        ("abc", (479_470_107_i32 & 0x7fff_ffff) % 5),
+    ];
+    for (offset, (key, _)) in known.iter().enumerate() {
+        batch.push_record(&Item::new(key, offset as i64), origin(0, offset as u64));
+    }
+    for number in 0..200_i64 {
+        batch.push_record(
+            &Item::new(&format!("car-{number}"), number),
+            origin(1, number as u64),
+        );
+    }
+    // No key: the partition's number, modulo five, keeps them in order.
+    for number in 0..50_i64 {
+        batch.push_record(&Item::new("", number), origin(2, number as u64));
+    }
+    rig.sink.commit(&epoch(0, batch)).unwrap();
+
+    let found = read(&topic);
+    assert_eq!(found.len(), 256);
+    for read in &found {
+        let expected = match read.key.as_deref() {
+            None => 2,
+            Some(key) => known.iter().find(|(known, _)| *known == key).map_or_else(
+                || partition_for_key(key.as_bytes(), 5) as i32,
+                |(_, partition)| *partition,
+            ),
+        };
+        assert_eq!(read.partition, expected, "{read:?}");
+    }
+    let keyless = found.iter().filter(|read| read.key.is_none());
+    let numbers: Vec<_> = keyless.map(|read| number(&read.text)).collect();
+    assert_eq!(numbers, (0..50).collect::<Vec<_>>());
+}
+
+#[test]
+#[ignore = "needs kafka: run dev/test"]
+fn kafka_partitions_that_the_source_gets_later_go_by_key() {
+    let _broker = shared();
+    let topic = new_topic("growth");
+    let mut rig = rig(&topic, &records(), 2);
+    let mut batch = rows();
+    batch.push_record(&Item::new("abc", 1), origin(1, 0));
+    batch.push_record(&Item::new("abc", 2), origin(2, 0));
+    rig.sink.commit(&epoch(0, batch)).unwrap();
+    let found = read(&topic);
+    let partition_of = |n| {
+        found
+            .iter()
+            .find(|read| number(&read.text) == n)
+            .unwrap()
+            .partition
+    };
+    assert_eq!(partition_of(1), 1);
+    assert_eq!(partition_of(2), partition_for_key(b"abc", 2) as i32);
+}
+
+#[test]
+#[ignore = "needs kafka: run dev/test"]
+fn kafka_windows_go_by_key_with_pane_and_diff() {
+    let _broker = shared();
+    let topic = new_topic("windows");
+    let mut rig = rig(&topic, &windows(), 3);
+    let pane = Pane {
+        timing: Timing::OnTime,
+        index: 0,
+        is_final: false,
+        complete: Completeness::Proved,
+    };
+    let late = Pane {
+        timing: Timing::Late,
+        index: 1,
+        is_final: true,
+        ..pane
+    };
+    let mut batch = rows();
+    batch.push_result(&Item::new("abc", 1), pane, 1);
+    batch.push_result(&Item::new("abc", 1), late, -1);
+    batch.push_result(&Item::new("abc", 2), late, 1);
+    batch.push_result(&Item::new("", 3), pane, 1);
+    rig.sink.commit(&epoch(0, batch)).unwrap();
+
+    let found = read(&topic);
+    let keyed: Vec<_> = found.iter().filter(|read| read.key.is_some()).collect();
+    assert_eq!(keyed.len(), 3);
+    assert!(
+        keyed
+            .iter()
+            .all(|read| read.partition == partition_for_key(b"abc", 3) as i32)
+    );
+    assert_eq!(
+        keyed[1].text,
+        "{\"key\":\"abc\",\"number\":1,\"padding\":null,\"pane\":{\"timing\":\"late\",\"index\":1,\
+         \"final\":true,\"complete\":\"proved\"},\"diff\":-1}"
+    );
+    assert!(keyed[2].text.ends_with("\"diff\":1}"));
+    assert_eq!(found.iter().filter(|read| read.key.is_none()).count(), 1);
+}
+
+#[test]
+#[ignore = "needs kafka: run dev/test"]
+fn kafka_a_row_that_is_too_large_is_named() {
+    let _broker = shared();
+    let topic = new_topic("large");
+    let mut batch = rows();
+    for number in 0..20 {
+        let padding = if number == 13 { 1_200_000 } else { 10 };
+        let item = Item {
+            padding,
+            ..Item::new("k", number)
+        };
+        batch.push_record(&item, origin(0, 100 + number as u64));
+    }
+    let error = rig(&topic, &records(), 1)
+        .sink
+        .commit(&epoch(0, batch.clone()))
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("source partition 0, offset 113 (1200"),
+        "{text}"
+    );
+    assert!(
+        text.contains("max.message.bytes") && text.contains(&topic),
+        "{text}"
+    );
+
+    // A topic that takes it gets it.
+    let roomy = new_topic("roomy");
+    create_topic(&roomy, 1, &[("max.message.bytes", "2000000")]);
+    rig(&roomy, &records(), 1)
+        .sink
+        .commit(&epoch(0, batch))
+        .unwrap();
+    assert_eq!(read(&roomy).len(), 20);
+}
+
+#[test]
+#[ignore = "needs kafka: run dev/test"]
+fn kafka_a_small_queue_only_slows_down() {
+    let _broker = shared();
+    let topic = new_topic("queue");
+    let properties = [
+        ("queue.buffering.max.messages", "50"),
+        ("compression.type", "zstd"),
+    ];
+    let mut rig = rig_with(&topic, &records(), 2, &properties);
+    let mut batch = rows();
+    for number in 0..5000 {
+        batch.push_record(
+            &Item::new("k", number),
+            origin(number as u32 % 2, number as u64 / 2),
+        );
+    }
+    rig.sink.commit(&epoch(0, batch)).unwrap();
+    let mut numbers: Vec<_> = read(&topic).iter().map(|read| number(&read.text)).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..5000).collect::<Vec<_>>());
+}
+
+#[test]
+#[ignore = "needs kafka: run dev/test"]
+fn kafka_a_deleted_topic_fails_and_stays_deleted() {
+    let _broker = shared();
+    let topic = new_topic("deleted");
+    let properties = [("topic.metadata.propagation.max.ms", "2000")];
+    let mut rig = rig_with(&topic, &records(), 1, &properties);
+    let batch = |number: u64| {
+        let mut batch = rows();
+        batch.push_record(&Item::new("k", number as i64), origin(0, number));
+        epoch(number, batch)
+    };
+    rig.sink.commit(&batch(0)).unwrap();
+    delete_topic(&topic);
+    let begin = Instant::now();
+    let error = rig.sink.commit(&batch(1)).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("does not exist any more") && text.contains(&topic),
+        "{text}"
+    );
+    assert!(begin.elapsed() < PATIENCE);
+    assert_eq!(partitions(&topic), None, "nothing brings it back");
+}
+
+#[test]
+#[ignore = "needs kafka: run dev/test"]
+fn kafka_a_missing_broker_is_an_error_within_the_time_out() {
+    // The system gives a port that is free, and nobody takes it.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let timeout = Duration::from_secs(2);
+    let factory = factory_at(&format!("kafka://{address}/rows"), &[], timeout);
+    for attempt in [
+        factory.check(&records()).map(|_| ()),
+        factory.prepare(&records(), 1),
+    ] {
+        let error = attempt.unwrap_err();
+        assert!(matches!(error, SinkError::Unreachable { .. }), "{error:?}");
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+    let begin = Instant::now();
+    factory.check(&records()).unwrap_err();
+    assert!(begin.elapsed() < timeout * 3, "{:?}", begin.elapsed());
+}
+
+/// Rows `from..to` over two partitions, as one epoch.
+fn stretch(number: u64, from: i64, to: i64) -> EpochRows {
+    let mut batch = rows();
+    for number in from..to {
+        let item = Item {
+            padding: 100,
+            ..Item::new("k", number)
+        };
+        batch.push_record(&item, origin(number as u32 % 2, number as u64 / 2));
+    }
+    epoch(number, batch)
+}
+
+fn assert_each_once_in_order(topic: &str, total: i64) {
+    let found = read(topic);
+    for partition in 0..2 {
+        let of = found.iter().filter(|read| read.partition == partition);
+        let numbers: Vec<_> = of.map(|read| number(&read.text)).collect();
+        let expected: Vec<_> = (0..total)
+            .filter(|number| number % 2 == i64::from(partition))
+            .collect();
+        assert!(
+            numbers == expected,
+            "partition {partition}: {} rows, not {}",
+            numbers.len(),
+            expected.len()
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs kafka: run dev/test"]
+fn kafka_a_broker_that_dies_in_the_middle_neither_doubles_nor_loses_nor_reorders() {
+    let _broker = alone();
+    let topic = new_topic("restart");
+    let Rig { mut sink, context } = rig(&topic, &records(), 2);
+    let statuses = Arc::clone(&context.status);
+    let is_done = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let is_done = Arc::clone(&is_done);
+        std::thread::spawn(move || {
+            let mut next = 0;
+            // Goes on for as long as the broker is being killed and started.
+            for number in 0.. {
+                sink.commit(&stretch(number, next, next + 2000)).unwrap();
+                next += 2000;
+                if is_done.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+            sink.close().unwrap();
+            next
+        })
+    };
+    let mut was_told = false;
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(700));
+        service("kill");
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(3) {
+            let status = statuses.lock().unwrap().clone();
+            was_told |= status.is_some_and(|text| text.contains(&topic));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        service("start");
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    is_done.store(true, Ordering::Relaxed);
+    let total = writer.join().unwrap();
+    assert!(was_told, "people are told what it waits for");
+    assert_eq!(
+        *statuses.lock().unwrap(),
+        None,
+        "and that it no longer does"
+    );
+    assert!(total > 10_000, "{total} rows are too few to tell anything");
+    assert_each_once_in_order(&topic, total);
+}
+
+#[test]
+#[ignore = "needs kafka: run dev/test"]
+fn kafka_an_aborted_run_does_not_wait_for_the_broker() {
+    let _broker = alone();
+    let topic = new_topic("abort");
+    let Rig { mut sink, context } = rig(&topic, &records(), 2);
+    sink.commit(&stretch(0, 0, 100)).unwrap();
+    service("kill");
+    let abort = Arc::clone(&context.abort);
+    let aborting = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(1));
+        abort.store(true, Ordering::Relaxed);
+        Instant::now()
+    });
+    let error = sink.commit(&stretch(1, 100, 200)).unwrap_err();
+    assert!(matches!(error, SinkError::Aborted), "{error:?}");
+    drop(sink);
+    let took = aborting.join().unwrap().elapsed();
+    service("start");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}

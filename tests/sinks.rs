@@ -1,0 +1,294 @@
+//! Sinks of files against the real thing: an S3 store, a full device.
+//!
+//! Tests whose names begin with `s3_` need the store of `dev/services`; `dev/test` starts it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    clippy::large_stack_arrays,
+    clippy::unused_self,
+    reason = "a test fails by panicking, and tells its whole story in one place"
+)]
+#![cfg(feature = "s3")]
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use highwater::rows::{
+    Column, ColumnType, Completeness, Origin, Pane, RowWriter, Rows, Tabular, Timing,
+};
+use highwater::sink::{
+    EpochRows, Layout, OutputKind, OutputSpec, SinkContext, SinkError, SinkFactory, SinkOptions,
+    parse_sink,
+};
+use highwater::time::{Epoch, EventTime, Offset, PartitionId, Shard, Span};
+
+struct Count(i64, i64);
+
+impl Tabular for Count {
+    fn columns() -> Vec<Column> {
+        vec![
+            Column::new("window_start", ColumnType::Timestamp),
+            Column::new("window_end", ColumnType::Timestamp),
+            Column::new("count", ColumnType::Int),
+        ]
+    }
+
+    fn write(&self, row: &mut RowWriter<'_>) {
+        row.timestamp(EventTime(self.0));
+        row.timestamp(EventTime(self.0 + 60_000));
+        row.int(self.1);
+    }
+}
+
+/// A record of bytes that no codec makes smaller.
+struct Noise(u64, usize);
+
+impl Tabular for Noise {
+    fn columns() -> Vec<Column> {
+        vec![Column::new("noise", ColumnType::Bytes)]
+    }
+
+    fn write(&self, row: &mut RowWriter<'_>) {
+        let mut state = self.0.wrapping_mul(2).wrapping_add(1);
+        let noise: Vec<u8> = (0..self.1)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 32) as u8
+            })
+            .collect();
+        row.bytes(noise.as_slice());
+    }
+}
+
+fn windows() -> OutputSpec {
+    OutputSpec {
+        pipeline: "test",
+        name: "windows",
+        columns: Count::columns().into(),
+        kind: OutputKind::Windows {
+            key: Vec::new(),
+            keep: Span::ZERO,
+        },
+        layout: Layout::DateHour("window_start"),
+    }
+}
+
+fn records() -> OutputSpec {
+    OutputSpec {
+        pipeline: "test",
+        name: "noise",
+        columns: Noise::columns().into(),
+        kind: OutputKind::Records {
+            source: "in".to_owned(),
+        },
+        layout: Layout::Flat,
+    }
+}
+
+fn count(count: i64) -> EpochRows {
+    let pane = Pane {
+        timing: Timing::OnTime,
+        index: 0,
+        is_final: true,
+        complete: Completeness::Proved,
+    };
+    let mut rows = Rows::new(Count::columns().into());
+    rows.push_result(&Count(0, count), pane, 1);
+    epoch(rows)
+}
+
+fn noise(rows: u64, bytes: usize) -> EpochRows {
+    let mut batch = Rows::new(Noise::columns().into());
+    for row in 0..rows {
+        let origin = Origin {
+            partition: PartitionId(0),
+            offset: Offset(row),
+        };
+        batch.push_record(&Noise(row, bytes), origin);
+    }
+    epoch(batch)
+}
+
+fn epoch(rows: Rows) -> EpochRows {
+    EpochRows {
+        shard: Shard(3),
+        epoch: Epoch(7),
+        watermark: EventTime::MAX,
+        is_checkpoint: true,
+        rows,
+    }
+}
+
+fn factory(uri: &str) -> Arc<dyn SinkFactory> {
+    let connect_timeout = Duration::from_secs(2);
+    let options = SinkOptions {
+        connect_timeout,
+        ..SinkOptions::default()
+    };
+    parse_sink(uri, &options).unwrap_or_else(|error| panic!("{uri}: {error}"))
+}
+
+/// One epoch through a sink that is opened and closed for it.
+fn commit(uri: &str, output: &OutputSpec, epoch: &EpochRows) -> Result<u64, SinkError> {
+    commit_within(uri, output, epoch, &SinkContext::default())
+}
+
+fn commit_within(
+    uri: &str,
+    output: &OutputSpec,
+    epoch: &EpochRows,
+    context: &SinkContext,
+) -> Result<u64, SinkError> {
+    let factory = factory(uri);
+    let mut sink = factory.open(output, &[epoch.shard], context)?;
+    let mut written = sink.commit(epoch)?;
+    written += sink.close()?;
+    Ok(written.rows)
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; run dev/test"))
+}
+
+/// The S3 tests take turns: one of them kills the store.
+fn store() -> MutexGuard<'static, ()> {
+    static STORE: Mutex<()> = Mutex::new(());
+    STORE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A prefix that no other test and no earlier run has used.
+fn prefix(name: &str) -> String {
+    let since = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .expect("a clock after 1970");
+    format!(
+        "s3://{}/{name}-{}",
+        variable("HIGHWATER_TEST_S3_BUCKET"),
+        since.as_nanos()
+    )
+}
+
+fn service(action: &str) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/dev/services");
+    let folder = variable("HIGHWATER_SERVICES_DIR");
+    let status = Command::new(script)
+        .args([action, "s3", "--dir", &folder])
+        .status();
+    assert!(
+        status.expect("dev/services runs").success(),
+        "dev/services {action} s3"
+    );
+}
+
+#[test]
+#[ignore = "needs s3: run dev/test"]
+fn s3_objects_are_put_once() {
+    let _store = store();
+    for format in ["csv", "parquet"] {
+        let uri = format!("{format}:{}", prefix("once"));
+        factory(&uri).check(&windows()).unwrap();
+        factory(&uri).prepare(&windows(), 4).unwrap();
+        assert_eq!(commit(&uri, &windows(), &count(1)).unwrap(), 1);
+        // The same again, as after a crash before the commit was known.
+        assert_eq!(commit(&uri, &windows(), &count(1)).unwrap(), 1);
+        let error = commit(&uri, &windows(), &count(2)).unwrap_err().to_string();
+        let name = "date=1970-01-01/hour=00/windows-19700101T000000Z-19700101T000100Z-s003";
+        assert!(
+            error.contains(name) && error.contains("other contents"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs s3: run dev/test"]
+fn s3_large_objects_are_sent_in_parts() {
+    let _store = store();
+    let uri = format!("parquet:{}", prefix("large"));
+    let epoch = noise(9000, 8000);
+    assert_eq!(commit(&uri, &records(), &epoch).unwrap(), 9000);
+    assert_eq!(commit(&uri, &records(), &epoch).unwrap(), 9000);
+    let error = commit(&uri, &records(), &noise(9001, 8000))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("other contents"), "{error}");
+}
+
+#[test]
+#[ignore = "needs s3: run dev/test"]
+fn s3_a_missing_bucket_is_named() {
+    let _store = store();
+    let sink = factory("csv:s3://no-such-bucket-here/prefix");
+    for error in [
+        sink.check(&windows()).unwrap_err(),
+        sink.prepare(&windows(), 1).unwrap_err(),
+    ] {
+        let text = error.to_string();
+        assert!(text.contains("s3://no-such-bucket-here/prefix"), "{text}");
+        assert!(text.contains("no such bucket"), "{text}");
+    }
+}
+
+#[test]
+#[ignore = "needs s3: run dev/test"]
+fn s3_a_restart_is_waited_for() {
+    let _store = store();
+    let uri = format!("csv:{}", prefix("restart"));
+    let waiting = factory(&uri);
+    service("kill");
+    let asked = Instant::now();
+    let error = waiting.check(&windows()).unwrap_err();
+    assert!(matches!(error, SinkError::Unreachable { .. }), "{error}");
+    assert!(asked.elapsed() < Duration::from_secs(10));
+
+    let context = SinkContext::default();
+    let (inside, target) = (context.clone(), uri.clone());
+    let commit = std::thread::spawn(move || commit_within(&target, &windows(), &count(1), &inside));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let status = loop {
+        let status = context.status.lock().unwrap().clone();
+        match status {
+            Some(status) => break status,
+            None => assert!(Instant::now() < deadline, "no status"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(status.contains("s3://"), "{status}");
+    service("start");
+    assert_eq!(commit.join().unwrap().unwrap(), 1);
+    assert_eq!(*context.status.lock().unwrap(), None);
+}
+
+#[test]
+#[ignore = "needs s3: run dev/test"]
+fn s3_an_aborted_run_does_not_wait() {
+    let _store = store();
+    let uri = format!("csv:{}", prefix("abort"));
+    service("kill");
+    let context = SinkContext::default();
+    let inside = context.clone();
+    let commit = std::thread::spawn(move || commit_within(&uri, &windows(), &count(1), &inside));
+    std::thread::sleep(Duration::from_millis(300));
+    context
+        .abort
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    let outcome = commit.join().unwrap();
+    service("start");
+    assert!(matches!(outcome, Err(SinkError::Aborted)), "{outcome:?}");
+}
+
+#[test]
+fn a_full_device_is_an_error_with_advice() {
+    let error = commit("ndjson:/dev/full", &windows(), &count(1))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("/dev/full") && error.contains("free some space"),
+        "{error}"
+    );
+    assert!(!Path::new("/dev/full.lock").exists());
+}
