@@ -82,8 +82,7 @@ impl<'s> Flow<'s> {
                         alarm = Some(Instant::now() + SOON);
                         again.activate_after(SOON);
                     }
-                    Next::Soon => {}
-                    Next::WhenWoken => {}
+                    Next::Soon | Next::WhenWoken => {}
                 }
             }
         });

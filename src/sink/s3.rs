@@ -59,6 +59,8 @@ impl Bucket {
             .enable_all()
             .build()
             .map_err(|error| SinkError::io(&name, &error))?;
+        // The first in the process wins; a second try changes nothing.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         // Retries are made here, where a run that is aborted ends them.
         let retry = RetryConfig {
             max_retries: 1,
