@@ -316,7 +316,7 @@ struct Rig {
 /// A sink on a topic for a source of so many partitions.
 fn rig_with(topic: &str, spec: &OutputSpec, partitions: u32, properties: &[(&str, &str)]) -> Rig {
     let factory = factory(topic, properties);
-    factory.prepare(spec, partitions).unwrap();
+    factory.prepare(spec, partitions, None).unwrap();
     let context = SinkContext::default();
     let sink = factory.open(spec, &[Shard(0)], &context).unwrap();
     Rig { sink, context }
@@ -344,13 +344,13 @@ fn kafka_a_missing_topic_is_created_for_history_and_checked_without_a_trace() {
     );
     assert_eq!(partitions(&topic), None, "check changes nothing");
 
-    factory.prepare(&records(), 3).unwrap();
+    factory.prepare(&records(), 3, None).unwrap();
     assert_eq!(partitions(&topic), Some(3));
     assert_eq!(setting(&topic, "retention.ms").as_deref(), Some("-1"));
     let found = factory.check(&records()).unwrap();
     assert!(found.ends_with(": 3 partitions"), "{found}");
     // A second run finds it.
-    factory.prepare(&records(), 7).unwrap();
+    factory.prepare(&records(), 7, None).unwrap();
     assert_eq!(partitions(&topic), Some(3));
 }
 
@@ -362,7 +362,7 @@ fn kafka_two_runs_may_create_a_topic_at_once() {
     let threads: Vec<_> = (0..4)
         .map(|_| {
             let factory = factory(&topic, &[]);
-            std::thread::spawn(move || factory.prepare(&windows(), 2).unwrap())
+            std::thread::spawn(move || factory.prepare(&windows(), 2, None).unwrap())
         })
         .collect();
     threads
@@ -629,7 +629,7 @@ fn kafka_a_missing_broker_is_an_error_within_the_time_out() {
     let factory = factory_at(&format!("kafka://{address}/rows"), &[], timeout);
     for attempt in [
         factory.check(&records()).map(|_| ()),
-        factory.prepare(&records(), 1),
+        factory.prepare(&records(), 1, None),
     ] {
         let error = attempt.unwrap_err();
         assert!(matches!(error, SinkError::Unreachable { .. }), "{error:?}");

@@ -215,7 +215,7 @@ impl Database {
 
     fn sink_with(&self, output: &OutputSpec, context: &SinkContext) -> Box<dyn Sink> {
         let factory = self.factory("");
-        factory.prepare(output, 4).unwrap();
+        factory.prepare(output, 4, None).unwrap();
         factory.open(output, &[Shard(0)], context).unwrap()
     }
 
@@ -465,8 +465,8 @@ fn postgres_check_changes_nothing_and_prepare_makes_the_table_once() {
             .get::<_, i64>(0),
         0
     );
-    factory.prepare(&output, 1).unwrap();
-    factory.prepare(&output, 1).unwrap();
+    factory.prepare(&output, 1, None).unwrap();
+    factory.prepare(&output, 1, None).unwrap();
     let found = factory.check(&output).unwrap();
     assert!(
         found.ends_with("\"test_wide_rows\" exists and fits"),
@@ -487,13 +487,13 @@ fn postgres_another_process_makes_the_table_first() {
     let database = Database::new();
     database
         .factory("?table=model")
-        .prepare(&window_output(), 1)
+        .prepare(&window_output(), 1, None)
         .unwrap();
     let mut other = database.client();
     let make = "BEGIN; CREATE TABLE test_wide_rows (LIKE model INCLUDING ALL)";
     other.batch_execute(make).unwrap();
     let factory = database.factory("");
-    let preparing = thread::spawn(move || factory.prepare(&window_output(), 1));
+    let preparing = thread::spawn(move || factory.prepare(&window_output(), 1, None));
     wait_until("the other table is met", || {
         database.activity("wait_event_type = 'Lock'") == 1
     });
@@ -513,8 +513,8 @@ fn postgres_a_table_in_another_schema_with_a_strange_name() {
         .client()
         .batch_execute("CREATE SCHEMA \"Sales\"")
         .unwrap();
-    factory.prepare(&window_output(), 1).unwrap();
-    factory.prepare(&window_output(), 1).unwrap();
+    factory.prepare(&window_output(), 1, None).unwrap();
+    factory.prepare(&window_output(), 1, None).unwrap();
     let context = SinkContext::default();
     let mut sink = factory
         .open(&window_output(), &[Shard(0)], &context)
@@ -545,7 +545,10 @@ fn mended(database: &Database, output: &OutputSpec, made: &str, complaints: &[&s
     client.batch_execute(made).unwrap();
     let factory = database.factory("");
     let refused = factory.check(output).unwrap_err().to_string();
-    assert_eq!(factory.prepare(output, 1).unwrap_err().to_string(), refused);
+    assert_eq!(
+        factory.prepare(output, 1, None).unwrap_err().to_string(),
+        refused
+    );
     for complaint in complaints {
         assert!(refused.contains(complaint), "{complaint} in: {refused}");
     }
@@ -683,7 +686,10 @@ fn postgres_missing_rights_are_explained() {
         refused.contains("GRANT CREATE ON SCHEMA \"public\""),
         "{refused}"
     );
-    database.factory("").prepare(&window_output(), 1).unwrap();
+    database
+        .factory("")
+        .prepare(&window_output(), 1, None)
+        .unwrap();
     let refused = factory.check(&window_output()).unwrap_err().to_string();
     assert!(
         refused.contains("GRANT SELECT, INSERT, UPDATE, DELETE ON"),
@@ -873,7 +879,7 @@ fn rows_after_a_lost_answer(output: &OutputSpec, rows: &EpochRows) -> usize {
     let (credentials, _) = database.base.rsplit_once('@').unwrap();
     let uri = format!("{credentials}@{}/{}", proxy.address, database.name);
     let factory = PostgresFactory::new(&uri, QUICK).unwrap();
-    factory.prepare(output, 1).unwrap();
+    factory.prepare(output, 1, None).unwrap();
     let context = SinkContext::default();
     let mut sink = factory.open(output, &[Shard(0)], &context).unwrap();
     proxy.is_armed.store(true, Ordering::SeqCst);
@@ -987,7 +993,7 @@ fn nobody_listens() {
     let factory = PostgresFactory::new(&uri, Duration::from_millis(300)).unwrap();
     for error in [
         factory.check(&window_output()).unwrap_err(),
-        factory.prepare(&window_output(), 1).unwrap_err(),
+        factory.prepare(&window_output(), 1, None).unwrap_err(),
     ] {
         assert!(matches!(error, SinkError::Unreachable { .. }), "{error:?}");
         let text = error.to_string();

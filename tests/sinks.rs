@@ -191,7 +191,7 @@ fn s3_objects_are_put_once() {
     for format in ["csv", "parquet"] {
         let uri = format!("{format}:{}", prefix("once"));
         factory(&uri).check(&windows()).unwrap();
-        factory(&uri).prepare(&windows(), 4).unwrap();
+        factory(&uri).prepare(&windows(), 4, None).unwrap();
         assert_eq!(commit(&uri, &windows(), &count(1)).unwrap(), 1);
         // The same again, as after a crash before the commit was known.
         assert_eq!(commit(&uri, &windows(), &count(1)).unwrap(), 1);
@@ -225,7 +225,7 @@ fn s3_a_missing_bucket_is_named() {
     let sink = factory("csv:s3://no-such-bucket-here/prefix");
     for error in [
         sink.check(&windows()).unwrap_err(),
-        sink.prepare(&windows(), 1).unwrap_err(),
+        sink.prepare(&windows(), 1, None).unwrap_err(),
     ] {
         let text = error.to_string();
         assert!(text.contains("s3://no-such-bucket-here/prefix"), "{text}");

@@ -191,7 +191,7 @@ fn prepare_sinks(
             )));
         };
         factory
-            .prepare(output, partitions as u32)
+            .prepare(output, partitions as u32, None)
             .map_err(|error| RunError::Sink {
                 output: output.name,
                 error,

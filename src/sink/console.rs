@@ -7,7 +7,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ndjson::write_stdout;
-use super::{EpochRows, OutputSpec, Sink, SinkContext, SinkError, SinkFactory, Written};
+use super::{
+    EpochRows, Guarantee, JobContext, OutputSpec, Sink, SinkContext, SinkError, SinkFactory,
+    Written,
+};
 use crate::rows::{Cell, ColumnType, Columns, Completeness, Pane, Rows, Timing};
 use crate::time::{EventTime, Shard};
 
@@ -26,6 +29,14 @@ pub struct ConsoleFactory {
 }
 
 impl SinkFactory for ConsoleFactory {
+    fn identity(&self) -> String {
+        "console".to_owned()
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::AtLeastOnce
+    }
+
     fn shards(&self) -> u32 {
         1
     }
@@ -34,7 +45,12 @@ impl SinkFactory for ConsoleFactory {
         Ok("a table on standard output".to_owned())
     }
 
-    fn prepare(&self, _output: &OutputSpec, _partitions: u32) -> Result<(), SinkError> {
+    fn prepare(
+        &self,
+        _output: &OutputSpec,
+        _partitions: u32,
+        _job: Option<&JobContext>,
+    ) -> Result<(), SinkError> {
         Ok(())
     }
 

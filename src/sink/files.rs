@@ -24,10 +24,12 @@ use super::encode::columnar::{Codec, ParquetEncoder};
 use super::encode::csv::CsvEncoder;
 use super::encode::{Projection, date_and_time};
 use super::folder::{self, Folder};
+use super::job::identity;
 use super::key::{NaturalKey, WINDOW_COLUMNS};
 use super::lock::Lock;
 use super::{
-    EpochRows, Layout, OutputKind, OutputSpec, Sink, SinkContext, SinkError, SinkFactory, Written,
+    EpochRows, Guarantee, JobContext, Layout, OutputKind, OutputSpec, Sink, SinkContext, SinkError,
+    SinkFactory, Written,
 };
 use crate::rows::{Cell, Rows};
 use crate::time::{Epoch, EventTime, Shard, Span};
@@ -67,6 +69,14 @@ pub enum Format {
 }
 
 impl Format {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Csv => "csv",
+            #[cfg(feature = "parquet")]
+            Self::Parquet(_) => "parquet",
+        }
+    }
+
     fn extension(self) -> &'static str {
         match self {
             Self::Csv => "csv.gz",
@@ -139,6 +149,19 @@ fn lock_path(root: &Path, output: &str, shard: Shard) -> PathBuf {
 }
 
 impl SinkFactory for FilesFactory {
+    fn identity(&self) -> String {
+        let (kind, place) = match (&self.format, &self.place) {
+            (format, Place::Folder(path)) => (format.kind(), path.display().to_string()),
+            #[cfg(feature = "s3")]
+            (format, Place::Bucket { prefix, .. }) => (format.kind(), prefix.clone()),
+        };
+        identity(kind, &place)
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::AtLeastOnce
+    }
+
     fn shards(&self) -> u32 {
         self.shards
     }
@@ -165,7 +188,12 @@ impl SinkFactory for FilesFactory {
         }
     }
 
-    fn prepare(&self, output: &OutputSpec, _partitions: u32) -> Result<(), SinkError> {
+    fn prepare(
+        &self,
+        output: &OutputSpec,
+        _partitions: u32,
+        _job: Option<&JobContext>,
+    ) -> Result<(), SinkError> {
         Content::of(output)?;
         match &self.place {
             Place::Folder(path) => {

@@ -27,7 +27,10 @@ use self::address::Address;
 pub use self::generated::LogTopic;
 use self::sink::KafkaSink;
 use self::topic::Topic;
-use super::{OutputKind, OutputSpec, Sink, SinkContext, SinkError, SinkFactory};
+use super::job::identity;
+use super::{
+    Guarantee, JobContext, OutputKind, OutputSpec, Sink, SinkContext, SinkError, SinkFactory,
+};
 use crate::time::Shard;
 
 mod address;
@@ -89,6 +92,14 @@ impl KafkaFactory {
 }
 
 impl SinkFactory for KafkaFactory {
+    fn identity(&self) -> String {
+        identity("kafka", &self.topic.name)
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::AtLeastOnce
+    }
+
     fn shards(&self) -> u32 {
         self.shards
     }
@@ -103,7 +114,12 @@ impl SinkFactory for KafkaFactory {
         Ok(format!("{}: {what}", self.topic))
     }
 
-    fn prepare(&self, output: &OutputSpec, partitions: u32) -> Result<(), SinkError> {
+    fn prepare(
+        &self,
+        output: &OutputSpec,
+        partitions: u32,
+        _job: Option<&JobContext>,
+    ) -> Result<(), SinkError> {
         let source = partitions.max(1);
         let found = match self.topic.partitions()? {
             Some(found) => found,

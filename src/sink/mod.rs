@@ -9,6 +9,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`uri`] | what a `--to` URI means |
+//! | [`job`] | what a sink must know to commit each epoch exactly once |
 //! | [`thread`] | one sink on a thread of its own, behind a bounded queue |
 //! | [`console`], [`ndjson`], [`null`] | standard output, one file, nothing |
 //! | [`files`] | CSV and Parquet files that appear whole, in a folder or a bucket |
@@ -27,6 +28,7 @@ pub mod console;
 pub mod encode;
 pub mod files;
 mod folder;
+pub mod job;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 mod key;
@@ -40,6 +42,7 @@ mod s3;
 pub mod thread;
 pub mod uri;
 
+pub use self::job::{JobContext, JobId, NewestRun, RunNumber, SinkMark, sink_id};
 pub use self::thread::{SinkEvent, SinkThread};
 pub use self::uri::{SinkOptions, mask_secrets, parse_sink};
 
@@ -125,6 +128,15 @@ impl std::ops::AddAssign for Written {
 
 /// What a `--to` URI means: checks the target and opens sinks on it.
 pub trait SinkFactory: Send + Sync {
+    /// What names this target within its job, without address or credentials, so that a target
+    /// may move: kind and table, topic or path (`postgres-vehicles`, `ndjson-out/windows.ndjson`).
+    /// Letters, digits, `.`, `_`, `-`, `/`.
+    fn identity(&self) -> String;
+
+    /// What holds for the rows of this target after any sequence of crashes and restarts, when the
+    /// run has a state.
+    fn guarantee(&self) -> Guarantee;
+
     /// How many shards the output is split into (1 for a single file or the console).
     fn shards(&self) -> u32;
 
@@ -137,11 +149,17 @@ pub trait SinkFactory: Send + Sync {
 
     /// Makes what is missing (folder, table, topic), once per run, before any sink is opened.
     /// `partitions`: how many partitions the source has; a topic for per-record output is
-    /// created with as many.
+    /// created with as many. With `job`, also what the target needs to commit exactly once, and
+    /// whether it holds another job's output.
     ///
     /// # Errors
     /// When the target is wrong or cannot be reached.
-    fn prepare(&self, output: &OutputSpec, partitions: u32) -> Result<(), SinkError>;
+    fn prepare(
+        &self,
+        output: &OutputSpec,
+        partitions: u32,
+        job: Option<&JobContext>,
+    ) -> Result<(), SinkError>;
 
     /// Opens a sink for `shards`. Called on the sink's own thread.
     ///
@@ -161,6 +179,15 @@ pub trait SinkFactory: Send + Sync {
     }
 }
 
+/// What a target can promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guarantee {
+    /// Each row is there once.
+    ExactlyOnce,
+    /// Rows after the last checkpoint may come again.
+    AtLeastOnce,
+}
+
 /// What a sink shares with the run.
 #[derive(Clone, Debug, Default)]
 pub struct SinkContext {
@@ -172,6 +199,8 @@ pub struct SinkContext {
     /// holds an epoch: without state, epochs begin at 0 in each run. With state: the same text in
     /// every run of the job, so that a replay finds its own files. Letters, digits, `-` and `_`.
     pub run_label: String,
+    /// The job that the run goes on with; `None`: nothing is kept, or delivery is at-least-once.
+    pub job: Option<Arc<JobContext>>,
 }
 
 impl SinkContext {
@@ -198,6 +227,19 @@ pub trait Sink: Send {
     /// # Errors
     /// When it cannot be done and a retry would not help (disk full, permission denied, wrong table).
     fn commit(&mut self, epoch: &EpochRows) -> Result<Written, SinkError>;
+
+    /// The last epoch that `shard` has committed, in this run or an earlier one of the job; it is
+    /// asked before each commit, and epochs up to it are skipped. `None`: none, or unknown to a
+    /// target that takes the same epoch twice without harm.
+    fn committed(&self, _shard: Shard) -> Option<Epoch> {
+        None
+    }
+
+    /// What the next checkpoint has to know of `shard` after what was committed: the length of a
+    /// file that is cut to it at the next start. Asked after each commit.
+    fn position(&self, _shard: Shard) -> u64 {
+        0
+    }
 
     /// The run is over: all epochs were committed. Publishes what waits and releases the target.
     /// Windows that are not final (the run was stopped, not drained) are published nowhere.
@@ -229,6 +271,13 @@ pub enum SinkError {
         /// What went wrong, and what to do when that is known.
         reason: String,
     },
+    /// A newer run of the job has taken the target over: this one must end, and nothing that it
+    /// does afterwards is seen.
+    #[error("{0}")]
+    Fenced(String),
+    /// The target does not fit the state of the job: the text says why and what to do.
+    #[error("{0}")]
+    Refused(String),
     /// The reader of standard output went away: the run ends quietly.
     #[error("standard output was closed")]
     Closed,

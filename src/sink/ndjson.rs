@@ -8,9 +8,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::encode::json::JsonEncoder;
+use super::job::identity;
 use super::lock::Lock;
 use super::null::NullSink;
-use super::{EpochRows, OutputSpec, Sink, SinkContext, SinkError, SinkFactory, Written, folder};
+use super::{
+    EpochRows, Guarantee, JobContext, OutputSpec, Sink, SinkContext, SinkError, SinkFactory,
+    Written, folder,
+};
 use crate::terminal;
 use crate::time::Shard;
 
@@ -36,6 +40,17 @@ impl NdjsonFactory {
 }
 
 impl SinkFactory for NdjsonFactory {
+    fn identity(&self) -> String {
+        self.path.as_ref().map_or_else(
+            || "ndjson-stdout".to_owned(),
+            |path| identity("ndjson", &path.display().to_string()),
+        )
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::AtLeastOnce
+    }
+
     fn shards(&self) -> u32 {
         1
     }
@@ -54,7 +69,12 @@ impl SinkFactory for NdjsonFactory {
         Ok(format!("{} {what}", path.display()))
     }
 
-    fn prepare(&self, _output: &OutputSpec, _partitions: u32) -> Result<(), SinkError> {
+    fn prepare(
+        &self,
+        _output: &OutputSpec,
+        _partitions: u32,
+        _job: Option<&JobContext>,
+    ) -> Result<(), SinkError> {
         let Some(path) = &self.path else {
             return Ok(());
         };
@@ -259,7 +279,7 @@ mod tests {
         );
         assert!(!folder.path().join("a").exists());
         for counts in [vec![1, 2], vec![3]] {
-            factory.prepare(&output(), 1).unwrap();
+            factory.prepare(&output(), 1, None).unwrap();
             let mut sink = factory
                 .open(&output(), &[Shard(0)], &SinkContext::default())
                 .unwrap();

@@ -1,6 +1,9 @@
 //! `null:`: rows are counted and forgotten.
 
-use super::{EpochRows, OutputSpec, Sink, SinkContext, SinkError, SinkFactory, Written};
+use super::{
+    EpochRows, Guarantee, JobContext, OutputSpec, Sink, SinkContext, SinkError, SinkFactory,
+    Written,
+};
 use crate::time::Shard;
 
 /// What `null:` means.
@@ -8,6 +11,14 @@ use crate::time::Shard;
 pub struct NullFactory;
 
 impl SinkFactory for NullFactory {
+    fn identity(&self) -> String {
+        "null".to_owned()
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
     fn shards(&self) -> u32 {
         super::uri::DEFAULT_SHARDS
     }
@@ -16,7 +27,12 @@ impl SinkFactory for NullFactory {
         Ok("rows are counted and forgotten".to_owned())
     }
 
-    fn prepare(&self, _output: &OutputSpec, _partitions: u32) -> Result<(), SinkError> {
+    fn prepare(
+        &self,
+        _output: &OutputSpec,
+        _partitions: u32,
+        _job: Option<&JobContext>,
+    ) -> Result<(), SinkError> {
         Ok(())
     }
 

@@ -31,7 +31,8 @@ use self::inspect::{Found, Server};
 use self::session::{Place, Trouble};
 use self::table::Table;
 use self::target::{TableName, Target};
-use super::{OutputSpec, Sink, SinkContext, SinkError, SinkFactory};
+use super::job::identity;
+use super::{Guarantee, JobContext, OutputSpec, Sink, SinkContext, SinkError, SinkFactory};
 use crate::time::Shard;
 
 mod changes;
@@ -95,6 +96,15 @@ impl PostgresFactory {
 }
 
 impl SinkFactory for PostgresFactory {
+    fn identity(&self) -> String {
+        let table = self.target.table.as_ref().map(ToString::to_string);
+        identity("postgres", &table.unwrap_or_default())
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::AtLeastOnce
+    }
+
     fn shards(&self) -> u32 {
         self.target.shards.unwrap_or(super::uri::DEFAULT_SHARDS)
     }
@@ -115,7 +125,12 @@ impl SinkFactory for PostgresFactory {
         })
     }
 
-    fn prepare(&self, output: &OutputSpec, _partitions: u32) -> Result<(), SinkError> {
+    fn prepare(
+        &self,
+        output: &OutputSpec,
+        _partitions: u32,
+        _job: Option<&JobContext>,
+    ) -> Result<(), SinkError> {
         let table = self.table(output);
         self.place(&table)
             .once(self.connect_timeout, |client| make(client, &table))

@@ -27,8 +27,10 @@ pub enum SinkEvent {
         epoch: Epoch,
         /// The shard.
         shard: Shard,
-        /// What became visible with it.
+        /// What became visible with it; nothing, when an earlier run had committed it.
         written: Written,
+        /// What the next checkpoint has to know of the shard.
+        position: u64,
     },
     /// The sink cannot go on: nothing more is committed, and this is the last event.
     Failed(SinkError),
@@ -171,12 +173,18 @@ impl Body {
             if self.is_abandoned() {
                 return Ok(None);
             }
-            let written = sink.commit(&epoch)?;
+            let is_committed = sink.committed(epoch.shard) >= Some(epoch.epoch);
+            let written = if is_committed {
+                Written::default()
+            } else {
+                sink.commit(&epoch)?
+            };
             let (epoch, shard) = (epoch.epoch, epoch.shard);
             (self.on_event)(SinkEvent::Committed {
                 epoch,
                 shard,
                 written,
+                position: sink.position(shard),
             });
         }
         if self.is_abandoned() || !self.is_closing.load(Ordering::SeqCst) {
@@ -206,7 +214,7 @@ mod tests {
     use crossbeam_channel::unbounded;
 
     use super::super::encode::sample::{Sample, rows};
-    use super::super::{OutputKind, Sink};
+    use super::super::{Guarantee, JobContext, OutputKind, Sink};
     use super::*;
     use crate::rows::Tabular;
     use crate::sink::Layout;
@@ -236,13 +244,26 @@ mod tests {
     struct Gate(Receiver<()>, Arc<Mutex<Vec<u64>>>);
 
     impl SinkFactory for Gate {
+        fn identity(&self) -> String {
+            "gate".to_owned()
+        }
+
+        fn guarantee(&self) -> Guarantee {
+            Guarantee::ExactlyOnce
+        }
+
         fn shards(&self) -> u32 {
             1
         }
         fn check(&self, _: &OutputSpec) -> Result<String, SinkError> {
             Ok(String::new())
         }
-        fn prepare(&self, _: &OutputSpec, _: u32) -> Result<(), SinkError> {
+        fn prepare(
+            &self,
+            _: &OutputSpec,
+            _: u32,
+            _job: Option<&JobContext>,
+        ) -> Result<(), SinkError> {
             Ok(())
         }
         fn open(

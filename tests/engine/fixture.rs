@@ -14,7 +14,8 @@ use highwater::rows::{Cell, Column, ColumnType, RowWriter, Tabular};
 use highwater::runtime::ingest::IngestOptions;
 use highwater::runtime::{Pipeline, RunError, RunOptions, Summary, run};
 use highwater::sink::{
-    EpochRows, Layout, OutputSpec, Sink, SinkContext, SinkError, SinkFactory, Written,
+    EpochRows, Guarantee, JobContext, Layout, OutputSpec, Sink, SinkContext, SinkError,
+    SinkFactory, Written,
 };
 use highwater::source::{Assignment, Partition, RawBatch, RawRecord, Reader, Source, SourceError};
 use highwater::time::{EventTime, Offset, PartitionId, Shard, Span};
@@ -266,6 +267,14 @@ impl Collected {
 }
 
 impl SinkFactory for Collected {
+    fn identity(&self) -> String {
+        "collected".to_owned()
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
     fn shards(&self) -> u32 {
         self.shards
     }
@@ -274,7 +283,7 @@ impl SinkFactory for Collected {
         Ok(String::new())
     }
 
-    fn prepare(&self, _: &OutputSpec, _: u32) -> Result<(), SinkError> {
+    fn prepare(&self, _: &OutputSpec, _: u32, _job: Option<&JobContext>) -> Result<(), SinkError> {
         Ok(())
     }
 

@@ -110,7 +110,9 @@ fn generate_error(error: SinkError) -> GenerateError {
         SinkError::Unreachable { target, reason } | SinkError::Write { target, reason } => {
             GenerateError::Broker { target, reason }
         }
-        SinkError::Closed | SinkError::Aborted => GenerateError::Config(error.to_string()),
+        SinkError::Closed | SinkError::Aborted | SinkError::Fenced(_) | SinkError::Refused(_) => {
+            GenerateError::Config(error.to_string())
+        }
     }
 }
 
