@@ -31,6 +31,16 @@ impl PartitionWatermark {
         }
     }
 
+    /// Of a partition of which everything up to `max_event` was read, with the last floor that was
+    /// decided for it.
+    pub const fn resume(wait: Span, max_event: EventTime, floor: EventTime) -> Self {
+        Self {
+            wait,
+            max_event,
+            floor,
+        }
+    }
+
     /// No record of this partition takes effect before this any more.
     pub fn current(&self) -> EventTime {
         self.own().max(self.floor)

@@ -12,10 +12,10 @@
 //! A partition that nobody reports yet counts as idle. Plain data in, plain data out: no clock of
 //! its own, no thread, no timely.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{Ending, EpochEntry, PartitionReport, Report, Standing};
+use super::{Ending, EpochEntry, PartitionReport, Report, Resume, Standing};
 use crate::source::Partition;
 use crate::time::{Epoch, EventTime, Offset, PartitionId, Span};
 
@@ -41,6 +41,13 @@ pub struct CoordinatorOptions {
 /// What the workers are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Instruction {
+    /// Read `entry`'s ranges again and close its epoch, with the decisions that it records.
+    Replay {
+        /// What is recorded.
+        entry: EpochEntry,
+        /// The far-future reference of the next epoch.
+        next_opened_at: EventTime,
+    },
     /// Close `epoch` at the next block; the next one opens at wall time `next_opened_at`.
     Close {
         /// The epoch to be closed.
@@ -80,20 +87,18 @@ pub struct Coordinator {
     found: BTreeMap<PartitionId, Partition>,
     dims: Option<u64>,
     watermark: EventTime,
+    /// Epochs that the workers have still to be told of.
+    recorded: VecDeque<EpochEntry>,
 }
 
 impl Coordinator {
-    /// At the start of a run that knows `partitions`; `now` and `wall` are the two clocks' readings.
-    pub fn new(
-        options: CoordinatorOptions,
-        partitions: impl IntoIterator<Item = PartitionId>,
-        now: Instant,
-        wall: EventTime,
-    ) -> Self {
+    /// At the start of a run that goes on at `resume`.
+    pub fn new(options: CoordinatorOptions, resume: &Resume, now: Instant) -> Self {
+        let known = resume.positions.iter().map(|it| it.partition.id);
         Self {
             options,
-            epoch: Epoch(0),
-            opened_at: wall,
+            epoch: resume.epoch,
+            opened_at: resume.opened_at,
             opened: now,
             checkpointed: now,
             closing: None,
@@ -102,10 +107,11 @@ impl Coordinator {
             stopping: false,
             finished: false,
             reports: BTreeMap::new(),
-            known: partitions.into_iter().collect(),
+            known: known.collect(),
             found: BTreeMap::new(),
             dims: None,
-            watermark: EventTime::MIN,
+            watermark: resume.watermark,
+            recorded: resume.recorded.iter().cloned().collect(),
         }
     }
 
@@ -156,7 +162,7 @@ impl Coordinator {
 
     /// Announces a border that is due, decides one that all workers have reported.
     pub fn poll(&mut self, now: Instant, wall: EventTime) -> Vec<Instruction> {
-        let mut instructions = Vec::new();
+        let mut instructions = self.replay(now, wall);
         if self.finished {
             return instructions;
         }
@@ -178,6 +184,30 @@ impl Coordinator {
         {
             instructions.push(Instruction::Mark(self.decide(closing, now)));
         }
+        instructions
+    }
+
+    /// Has the recorded epochs replayed, all at once; the epoch after them is the first that is
+    /// decided here.
+    fn replay(&mut self, now: Instant, wall: EventTime) -> Vec<Instruction> {
+        let mut instructions = Vec::new();
+        while let Some(entry) = self.recorded.pop_front() {
+            debug_assert_eq!(entry.epoch, self.epoch, "recorded without a hole");
+            let next = self.recorded.front();
+            let next_opened_at = next.map_or(wall, |next| next.opened_at);
+            self.opened_at = next_opened_at;
+            (self.opened, self.checkpointed) = (now, now);
+            self.epoch = entry.epoch.next();
+            self.watermark = entry.watermark;
+            self.known.extend(entry.found.iter().map(|found| found.id));
+            self.finished = entry.ending.is_some();
+            instructions.push(Instruction::Replay {
+                entry,
+                next_opened_at,
+            });
+        }
+        let known = &self.known;
+        self.found.retain(|id, _| !known.contains(id));
         instructions
     }
 
@@ -230,6 +260,7 @@ impl Coordinator {
             from: Offset(0),
             to: Offset(0),
             gaps: 0,
+            max_event: EventTime::MIN,
             watermark: EventTime::MIN,
             own_watermark: EventTime::MIN,
             standing: Standing::Idle,
@@ -336,9 +367,13 @@ mod tests {
     impl Desk {
         fn new(options: CoordinatorOptions, partitions: u32) -> Self {
             let now = Instant::now();
-            let ids = (0..partitions).map(PartitionId);
+            let partitions = (0..partitions).map(|id| Partition {
+                id: PartitionId(id),
+                name: format!("p{id}"),
+            });
+            let resume = Resume::fresh(partitions, EventTime(0));
             Self {
-                coordinator: Coordinator::new(options, ids, now, EventTime(0)),
+                coordinator: Coordinator::new(options, &resume, now),
                 now,
                 wall: 0,
             }
@@ -377,6 +412,7 @@ mod tests {
             from: Offset(0),
             to: Offset(0),
             gaps: 0,
+            max_event: watermark,
             watermark,
             own_watermark: watermark,
             standing,

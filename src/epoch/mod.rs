@@ -12,8 +12,10 @@ use crate::source::Partition;
 use crate::time::{Epoch, EventTime, Offset, PartitionId};
 
 pub use self::coordinator::{Coordinator, CoordinatorOptions, Instruction};
+pub use self::resume::{Position, Resume};
 
 mod coordinator;
+mod resume;
 
 /// What one worker says about one of its partitions when it closes an epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,8 @@ pub struct PartitionReport {
     pub to: Offset,
     /// Offsets in the range that were never delivered.
     pub gaps: u64,
+    /// The largest event time read so far.
+    pub max_event: EventTime,
     /// The partition's watermark.
     pub watermark: EventTime,
     /// The same by its own records alone, without floors.

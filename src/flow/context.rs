@@ -11,6 +11,7 @@ use timely::dataflow::operators::probe::Handle as ProbeHandle;
 
 use super::Blocks;
 use crate::decode::DeadLetter;
+use crate::epoch::Resume;
 use crate::join::Policy;
 use crate::ledger::Ledger;
 use crate::runtime::control::{ControlView, Notices};
@@ -18,7 +19,7 @@ use crate::runtime::ingest::IngestOptions;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::{Failure, RunError};
 use crate::sink::{OutputSpec, SinkContext, SinkFactory};
-use crate::source::{Partition, SharedSource};
+use crate::source::SharedSource;
 use crate::time::{Epoch, Time};
 use crate::window::{Late, WindowSpec};
 
@@ -46,8 +47,8 @@ pub struct RunShared {
     pub options: FlowOptions,
     /// The input.
     pub source: SharedSource,
-    /// The partitions at the start.
-    pub partitions: Vec<Partition>,
+    /// Where the run goes on.
+    pub resume: Arc<Resume>,
     /// The sinks of each output.
     pub sinks: BTreeMap<String, Vec<Arc<dyn SinkFactory>>>,
     /// What the sinks share.

@@ -79,7 +79,7 @@ pub enum Unmatched {
 }
 
 impl<'s> Flow<'s> {
-    /// The dimension tables whose loads are in `store`; load 0 must be there.
+    /// The dimension tables whose loads are in `store`; those in effect at the start must be there.
     pub fn dimensions<K: DimValue, V: DimValue>(
         &self,
         store: Arc<DimStore<K, V>>,
@@ -90,11 +90,13 @@ impl<'s> Flow<'s> {
             context
                 .view
                 .wake(scope.activator_for(Rc::clone(&info.address)));
+            let (first, dims) = (context.run.resume.epoch, context.run.resume.dims);
+            let dims_next = context.run.resume.dims_next;
             let mut desk = DimDesk {
                 store,
                 context,
                 loaded: None,
-                next: Epoch(0),
+                next: first,
                 capability: Some(capability),
             };
             let mut is_first = true;
@@ -104,8 +106,11 @@ impl<'s> Flow<'s> {
                 CapacityContainerBuilder<Vec<Update<K, V>>>,
             >| {
                 if std::mem::take(&mut is_first) {
-                    desk.load_up_to(0, Epoch(0), output);
-                    desk.advance(Epoch(2));
+                    desk.load_up_to(dims, first, output);
+                    if let Some(number) = dims_next {
+                        desk.load_up_to(number, first.next(), output);
+                    }
+                    desk.advance(first.next().next());
                 }
                 desk.follow_borders(output);
             }

@@ -23,7 +23,7 @@ use timely::progress::frontier::MutableAntichain;
 
 use super::context::WorkerContext;
 use super::tally::Tally;
-use super::windows::{EpochWatch, KEY_SHARDS, Key, advance_to};
+use super::windows::{EpochWatch, KEY_SHARDS, Key, advance_to, starting};
 use super::{Block, Blocks, Flow, Record, WindowRow, Windows};
 use crate::decode::DeadLetter;
 use crate::epoch::EpochEntry;
@@ -78,7 +78,7 @@ impl<'s> Flow<'s> {
             block
         });
         let context = Rc::clone(&self.context);
-        let mut epochs = EpochWatch::default();
+        let mut epochs = EpochWatch::new(&context);
         let checked = counted.clone();
         checked
             .stream
@@ -417,7 +417,9 @@ impl CommitDesk {
             .filter(|shard| context.owns(*shard))
             .map(Shard)
             .collect();
+        let epochs = EpochWatch::new(&context);
         Self {
+            capability: Some(starting(capability, &epochs)),
             context,
             spec,
             rank,
@@ -425,8 +427,7 @@ impl CommitDesk {
             shards,
             thread: None,
             events: crossbeam_channel::unbounded(),
-            capability: Some(capability),
-            epochs: EpochWatch::default(),
+            epochs,
             waiting: VecDeque::new(),
             uncommitted: BTreeMap::new(),
             last: None,

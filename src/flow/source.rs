@@ -18,10 +18,10 @@ use timely::scheduling::SyncActivator;
 use super::context::WorkerContext;
 use super::{Block, Blocks, Flow};
 use crate::decode::{DeadLetter, Decoded, Message, Rejection};
-use crate::epoch::{EpochEntry, Standing};
+use crate::epoch::EpochEntry;
 use crate::runtime::RunError;
 use crate::runtime::ingest::{Ingest, Ingested};
-use crate::source::{Assignment, Partition, Reader, feed};
+use crate::source::{Assignment, Inbox, Partition, Reader, feed};
 use crate::time::{Epoch, EventTime, Offset, PartitionId, Time};
 
 /// How soon to look whether the sinks have caught up: their commits wake nobody here.
@@ -56,6 +56,7 @@ impl<'s> Flow<'s> {
                 context.index,
                 context.run.options.ingest.clone(),
                 Box::new(decode),
+                &context.run.resume,
             );
             let mut desk = SourceDesk {
                 ingest,
@@ -121,20 +122,33 @@ struct SourceDesk<R> {
 
 impl<R: Clone + 'static> SourceDesk<R> {
     fn start(&mut self) {
-        for partition in self.context.run.partitions.clone() {
-            self.add(partition, Standing::Active);
+        for position in self.context.run.resume.positions.clone() {
+            if let Some(inbox) = self.open(&position.partition, position.offset) {
+                self.ingest.add_partition(position, inbox);
+            }
+        }
+    }
+
+    /// Adds a partition that was found while running.
+    fn add_found(&mut self, partition: &Partition) {
+        let from = self.context.run.resume.found_at(partition.id);
+        if let Some(inbox) = self.open(partition, from) {
+            self.ingest.add_found(partition.clone(), from, inbox);
         }
     }
 
     /// Begins to read `partition`, if it belongs to this worker.
-    fn add(&mut self, partition: Partition, standing: Standing) {
+    fn open(&mut self, partition: &Partition, from: Option<Offset>) -> Option<Inbox> {
         if partition.id.0 as usize % self.context.peers != self.context.index {
-            return;
+            return None;
         }
         if self.reader.is_none() {
             match self.context.run.source.reader() {
                 Ok(reader) => self.reader = Some(reader),
-                Err(error) => return self.context.run.failure.set(RunError::Source(error)),
+                Err(error) => {
+                    self.context.run.failure.set(RunError::Source(error));
+                    return None;
+                }
             }
         }
         let waker = Arc::clone(&self.waker);
@@ -145,11 +159,11 @@ impl<R: Clone + 'static> SourceDesk<R> {
         if let Some(reader) = &mut self.reader {
             reader.assign(Assignment {
                 partition: partition.clone(),
-                from: None,
+                from,
                 feed,
             });
         }
-        self.ingest.add_partition(partition, inbox, standing);
+        Some(inbox)
     }
 
     /// One activation; when to come back.
@@ -162,7 +176,8 @@ impl<R: Clone + 'static> SourceDesk<R> {
             if self.capability.is_none() {
                 return Next::WhenWoken;
             }
-            if self.is_ending || !self.context.may_read(self.ingest.epoch()) {
+            let may_read = self.context.may_read(self.ingest.epoch());
+            if self.is_ending || !self.context.view.is_started() || !may_read {
                 return Next::Soon;
             }
             if turn == BATCHES_PER_TURN {
@@ -218,14 +233,9 @@ impl<R: Clone + 'static> SourceDesk<R> {
     }
 
     fn follow_borders(&mut self) {
-        while let Some(entry) = self.context.view.mark(self.ingest.next_mark()) {
-            self.ingest.take_mark(&entry);
-            for partition in &entry.found {
-                self.add(partition.clone(), Standing::Idle);
-            }
-            self.positions
-                .push_back((entry.epoch, self.own_positions(&entry)));
-            self.is_ending |= entry.ending.is_some();
+        self.take_marks();
+        while self.closes_recorded() {
+            self.take_marks();
         }
         self.tell_committed();
         if self.is_ending && self.positions.is_empty() {
@@ -241,6 +251,40 @@ impl<R: Clone + 'static> SourceDesk<R> {
             self.context.view.report(report);
         }
         self.advance();
+    }
+
+    /// Marks of borders that lie behind; that of a recorded epoch is known before it is read.
+    fn take_marks(&mut self) {
+        while self.ingest.next_mark() < self.ingest.epoch()
+            && let Some(entry) = self.context.view.mark(self.ingest.next_mark())
+        {
+            self.ingest.take_mark(&entry);
+            for partition in &entry.found {
+                self.add_found(partition);
+            }
+            self.positions
+                .push_back((entry.epoch, self.own_positions(&entry)));
+            self.is_ending |= entry.ending.is_some();
+        }
+    }
+
+    /// Whether the open epoch is a recorded one that was read again and is closed now.
+    fn closes_recorded(&mut self) -> bool {
+        let epoch = self.ingest.epoch();
+        let Some(recorded) = self.context.view.recorded(epoch) else {
+            return false;
+        };
+        if !self.context.may_read(epoch) {
+            return false;
+        }
+        if !self.ingest.is_replaying() {
+            self.ingest.replay(Rc::clone(&recorded.entry));
+        }
+        let closed = self.ingest.close_recorded(recorded.next_opened_at);
+        closed.unwrap_or_else(|error| {
+            self.context.run.failure.set(RunError::Source(error));
+            false
+        })
     }
 
     fn own_positions(&self, entry: &EpochEntry) -> Vec<(PartitionId, Offset)> {

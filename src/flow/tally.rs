@@ -10,7 +10,7 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::Operator;
 
 use super::Blocks;
-use super::windows::{EpochWatch, advance_to};
+use super::windows::{EpochWatch, advance_to, starting};
 use crate::aggregate::Aggregate;
 use crate::time::{Epoch, EventTime, Time};
 
@@ -62,8 +62,8 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
                 context
                     .view
                     .wake(scope.activator_for(Rc::clone(&info.address)));
-                let mut capability = Some(capability);
-                let mut epochs = EpochWatch::default();
+                let mut epochs = EpochWatch::new(&context);
+                let mut capability = Some(starting(capability, &epochs));
                 let mut pending: BTreeMap<Epoch, A::State> = BTreeMap::new();
                 let mut total = whole.empty();
                 move |(input, frontier), output| {

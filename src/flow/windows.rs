@@ -93,7 +93,7 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
         let mut late_output: OutputBuilder<_, CapacityContainerBuilder<_>> =
             OutputBuilder::from(late_output);
         let context = Rc::clone(&self.context);
-        let mut epochs = EpochWatch::default();
+        let mut epochs = EpochWatch::new(&context);
         builder.build(move |_| {
             move |frontiers| {
                 let mut output = output.activate();
@@ -155,12 +155,18 @@ fn assign_block<R: Clone, K: Key, A: Aggregate<R>>(
 }
 
 /// Which epochs a frontier has passed since it was asked last.
-#[derive(Default)]
 pub(super) struct EpochWatch {
     next: Epoch,
 }
 
 impl EpochWatch {
+    /// From the first epoch of this run on.
+    pub(super) fn new(context: &WorkerContext) -> Self {
+        Self {
+            next: context.run.resume.epoch,
+        }
+    }
+
     /// The first epoch that is not complete.
     pub(super) const fn next(&self) -> Epoch {
         self.next
@@ -216,8 +222,8 @@ where
             context
                 .view
                 .wake(scope.activator_for(Rc::clone(&info.address)));
-            let mut capability = Some(capability);
-            let mut epochs = EpochWatch::default();
+            let mut epochs = EpochWatch::new(&context);
+            let mut capability = Some(starting(capability, &epochs));
             let mut stash: BTreeMap<Epoch, Vec<Vec<Partial<K, A::State>>>> = BTreeMap::new();
             move |(input, frontier), output| {
                 input.for_each(|capability, partials| {
@@ -256,6 +262,12 @@ where
             }
         },
     )
+}
+
+/// A capability for the first epoch that is watched.
+pub(super) fn starting(mut capability: Capability<Time>, epochs: &EpochWatch) -> Capability<Time> {
+    advance_to(&mut capability, epochs.next(), EventTime::MIN);
+    capability
 }
 
 /// Moves `capability` on to `epoch`, and to `event` where that is not a step back.

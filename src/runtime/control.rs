@@ -19,9 +19,11 @@ use timely::dataflow::operators::generic::{Operator, OutputBuilderSession};
 use timely::scheduling::{Activator, SyncActivator};
 use timely::worker::Worker;
 
-use crate::epoch::{Coordinator, CoordinatorOptions, EpochEntry, EpochLog, Instruction, Report};
+use crate::epoch::{
+    Coordinator, CoordinatorOptions, EpochEntry, EpochLog, Instruction, Report, Resume,
+};
 use crate::source::Partition;
-use crate::time::{Epoch, EventTime, PartitionId};
+use crate::time::{Epoch, EventTime};
 
 /// The coordinator looks at the clock at most this often.
 const SHORTEST_WAIT: Duration = Duration::from_micros(200);
@@ -36,6 +38,10 @@ enum Up {
 /// What the coordinator says to a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Down {
+    Replay {
+        entry: Box<EpochEntry>,
+        next_opened_at: EventTime,
+    },
     Close {
         epoch: Epoch,
         stop: bool,
@@ -43,6 +49,8 @@ enum Down {
     },
     Mark(Box<EpochEntry>),
     Durable(Epoch),
+    /// All that is to be read again was said.
+    Started,
 }
 
 /// A border that was announced.
@@ -56,10 +64,22 @@ pub struct Border {
     pub next_opened_at: EventTime,
 }
 
+/// An epoch that is to be read again.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// What is recorded of it.
+    pub entry: Rc<EpochEntry>,
+    /// The wall time at which the next epoch was opened.
+    pub next_opened_at: EventTime,
+}
+
 #[derive(Default)]
 struct View {
     border: Option<Border>,
     marks: BTreeMap<Epoch, Rc<EpochEntry>>,
+    recorded: BTreeMap<Epoch, Recorded>,
+    /// Whether it is known which epochs are recorded.
+    is_started: bool,
     durable: Option<Epoch>,
     last: Option<Epoch>,
     outbox: Vec<Up>,
@@ -75,6 +95,16 @@ impl ControlView {
     /// The border that was announced last.
     pub fn border(&self) -> Option<Border> {
         self.0.borrow().border
+    }
+
+    /// What is recorded of `epoch`, if it is to be read again.
+    pub fn recorded(&self, epoch: Epoch) -> Option<Recorded> {
+        self.0.borrow().recorded.get(&epoch).cloned()
+    }
+
+    /// Whether it is known which epochs are to be read again.
+    pub fn is_started(&self) -> bool {
+        self.0.borrow().is_started
     }
 
     /// What was decided at the end of `epoch`.
@@ -99,6 +129,7 @@ impl ControlView {
     pub fn forget_before(&self, epoch: Epoch) {
         let mut view = self.0.borrow_mut();
         view.marks = view.marks.split_off(&epoch);
+        view.recorded = view.recorded.split_off(&epoch);
     }
 
     /// Has `activator` called whenever there is news.
@@ -127,6 +158,23 @@ impl ControlView {
     fn hear(&self, down: Down) {
         let mut view = self.0.borrow_mut();
         match down {
+            Down::Replay {
+                entry,
+                next_opened_at,
+            } => {
+                let entry = Rc::new(*entry);
+                if entry.ending.is_some() {
+                    view.last = Some(entry.epoch);
+                }
+                view.durable = Some(entry.epoch);
+                view.marks.insert(entry.epoch, Rc::clone(&entry));
+                let recorded = Recorded {
+                    entry,
+                    next_opened_at,
+                };
+                view.recorded.insert(recorded.entry.epoch, recorded);
+            }
+            Down::Started => view.is_started = true,
             Down::Close {
                 epoch,
                 stop,
@@ -204,15 +252,22 @@ impl Notices {
 pub struct ControlOptions {
     /// How borders are set.
     pub coordinator: CoordinatorOptions,
-    /// The partitions known at the start.
-    pub partitions: Vec<PartitionId>,
+    /// Where the run goes on.
+    pub resume: Arc<Resume>,
     /// Where other threads leave notices.
     pub notices: Notices,
-    /// Called with each epoch entry, in order; hands it to the log's thread and returns at once.
-    /// `None` on workers other than the first.
-    pub log: Option<Box<dyn FnMut(EpochEntry)>>,
-    /// The wall time at the start.
-    pub started_at: EventTime,
+    /// Called with each epoch, in order; hands what is new to the log's thread and returns at
+    /// once. `None` on workers other than the first.
+    pub record: Option<Box<dyn FnMut(Decision)>>,
+}
+
+/// An epoch of a run.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// It was recorded by an earlier run.
+    Replayed(EpochEntry),
+    /// It was decided by this run.
+    Decided(EpochEntry),
 }
 
 /// Runs `log` on a thread of its own. The result hands it entries and never blocks for long: the
@@ -306,7 +361,8 @@ struct Desk {
     coordinator: Coordinator,
     capability: Option<Capability<u64>>,
     notices: Notices,
-    log: Option<Box<dyn FnMut(EpochEntry)>>,
+    record: Option<Box<dyn FnMut(Decision)>>,
+    is_started: bool,
     peers: u64,
     last: Option<Epoch>,
     durable: Option<Epoch>,
@@ -317,17 +373,17 @@ impl Desk {
     fn new(capability: Option<Capability<u64>>, options: ControlOptions, peers: u64) -> Self {
         let ControlOptions {
             coordinator,
-            partitions,
+            resume,
             notices,
-            log,
-            started_at,
+            record,
         } = options;
-        let coordinator = Coordinator::new(coordinator, partitions, Instant::now(), started_at);
+        let coordinator = Coordinator::new(coordinator, &resume, Instant::now());
         Self {
             coordinator,
             capability,
             notices,
-            log,
+            record,
+            is_started: false,
             peers,
             last: None,
             durable: None,
@@ -361,6 +417,18 @@ impl Desk {
         }
         for instruction in self.coordinator.poll(Instant::now(), wall_clock()) {
             answers.push(match instruction {
+                Instruction::Replay {
+                    entry,
+                    next_opened_at,
+                } => {
+                    self.last = entry.ending.map(|_| entry.epoch).or(self.last);
+                    self.durable = Some(entry.epoch);
+                    self.record(Decision::Replayed(entry.clone()));
+                    Down::Replay {
+                        entry: Box::new(entry),
+                        next_opened_at,
+                    }
+                }
                 Instruction::Close {
                     epoch,
                     stop,
@@ -372,17 +440,28 @@ impl Desk {
                 },
                 Instruction::Mark(entry) => {
                     self.last = entry.ending.map(|_| entry.epoch).or(self.last);
-                    if let Some(log) = &mut self.log {
-                        log(entry.clone());
-                    }
+                    self.record(Decision::Decided(entry.clone()));
                     Down::Mark(Box::new(entry))
                 }
             });
+        }
+        if !std::mem::replace(&mut self.is_started, true) {
+            // Behind what is to be replayed, before any border.
+            let at = answers
+                .iter()
+                .take_while(|answer| matches!(answer, Down::Replay { .. } | Down::Durable(_)));
+            answers.insert(at.count(), Down::Started);
         }
         let everyone = answers
             .into_iter()
             .flat_map(|answer| (0..self.peers).map(move |worker| (worker, answer.clone())));
         everyone.collect()
+    }
+
+    fn record(&mut self, decision: Decision) {
+        if let Some(record) = &mut self.record {
+            record(decision);
+        }
     }
 
     /// Once the last epoch is durable there is nothing left to say.

@@ -12,18 +12,19 @@ use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use timely::worker::Worker;
 
 use super::control::{
-    ControlOptions, ControlView, Notice, Notices, control_dataflow, log_thread, wall_clock,
+    ControlOptions, ControlView, Decision, Notice, Notices, control_dataflow, log_thread,
+    wall_clock,
 };
 use super::metrics::{Metrics, OutputCount, Range};
 use super::{Failure, RunError};
-use crate::epoch::{CoordinatorOptions, EpochEntry, EpochLog};
+use crate::epoch::{CoordinatorOptions, EpochLog, Resume};
 use crate::flow::{Flow, FlowOptions, RunShared, WorkerContext};
 use crate::join::DimLoader;
 use crate::ledger::{Fates, Ledger};
 use crate::sink::{OutputSpec, SinkContext, SinkFactory};
 use crate::source::{Partition, SharedSource};
 use crate::terminal;
-use crate::time::{Epoch, PartitionId, Time};
+use crate::time::{Epoch, EventTime, PartitionId, Time};
 
 /// How often a worker without work looks whether the run has failed.
 const LOOK: Duration = Duration::from_millis(50);
@@ -111,7 +112,7 @@ pub fn describe(
         pipeline: pipeline.name(),
         options: flow.clone(),
         source: Arc::clone(source),
-        partitions: Vec::new(),
+        resume: Arc::new(Resume::fresh([], EventTime::MIN)),
         sinks: BTreeMap::new(),
         sink_context: SinkContext::default(),
         metrics: Arc::default(),
@@ -146,11 +147,12 @@ pub fn run(options: RunOptions) -> Result<Summary, RunError> {
         dimensions.first().map_err(RunError::Dimensions)?;
     }
     let sinks = prepare_sinks(&options, partitions.len())?;
+    let resume = Resume::fresh(partitions.clone(), options.flow.ingest.started_at);
     let shared = Arc::new(RunShared {
         pipeline: options.pipeline.name(),
         options: options.flow.clone(),
         source: Arc::clone(&options.source),
-        partitions: partitions.clone(),
+        resume: Arc::new(resume),
         sinks,
         sink_context: SinkContext {
             run_label: options.run_label.clone(),
@@ -206,14 +208,13 @@ fn prepare_sinks(
 
 type Ledgers = Vec<BTreeMap<PartitionId, Fates>>;
 
-type Record = Box<dyn FnMut(EpochEntry) + Send>;
+type Record = Box<dyn FnMut(Decision) + Send>;
 
 /// What each worker takes for itself when it starts.
 struct WorkerKit {
     pipeline: Arc<dyn Pipeline>,
     shared: Arc<RunShared>,
     coordinator: CoordinatorOptions,
-    partitions: Vec<PartitionId>,
     notices: Notices,
     /// For the first worker of the run.
     record: Mutex<Option<Record>>,
@@ -244,19 +245,17 @@ fn step_workers(
     let log_failure = failure.clone();
     let fail = move |error| log_failure.set(RunError::Log(error));
     let mut append = log_thread(log, notices.clone(), fail);
-    let record: Record = Box::new(move |entry| {
-        metrics.decided(&entry);
-        append(entry);
+    let record: Record = Box::new(move |decision| match decision {
+        Decision::Replayed(entry) => metrics.decided(&entry),
+        Decision::Decided(entry) => {
+            metrics.decided(&entry);
+            append(entry);
+        }
     });
     let kit = WorkerKit {
         pipeline,
         shared: Arc::clone(shared),
         coordinator,
-        partitions: shared
-            .partitions
-            .iter()
-            .map(|partition| partition.id)
-            .collect(),
         notices,
         record: Mutex::new(Some(record)),
     };
@@ -301,10 +300,9 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
         .take_if(|_| worker.index() == 0);
     let control = ControlOptions {
         coordinator: kit.coordinator.clone(),
-        partitions: kit.partitions.clone(),
+        resume: Arc::clone(&kit.shared.resume),
         notices: kit.notices.clone(),
-        log: record.map(|record| record as Box<dyn FnMut(EpochEntry)>),
-        started_at: kit.shared.options.ingest.started_at,
+        record: record.map(|record| record as Box<dyn FnMut(Decision)>),
     };
     control_dataflow(worker, &view, control);
     let context = worker_context(worker, view, Arc::clone(&kit.shared));

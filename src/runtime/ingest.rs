@@ -7,14 +7,18 @@
 //! * A partition that was idle or is new is read in epoch `k + 1` only once the mark of border `k`
 //!   has come, because that mark brings its floor; until its first record it is reported idle.
 //! * The mark of border `k - 1` comes before epoch `k` is closed.
+//! * A recorded epoch is read again up to its recorded offsets, whatever the limits are now; its
+//!   mark counts once it is closed. What the partitions' watermarks are then must be what the
+//!   record says: otherwise the input is not the one that was read before.
 //! * Partitions that run far ahead of the slowest one that has records wait: of
 //!   this worker's own that is known at once, of the others' since the last border.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::decode::{DeadLetter, Decoded, Message, Reason, Rejection};
-use crate::epoch::{EpochEntry, PartitionReport, Report, Standing};
+use crate::epoch::{EpochEntry, PartitionReport, Position, Report, Resume, Standing};
 use crate::flow::{Block, Record};
 use crate::ledger::{Fate, Fates};
 use crate::source::{FeedState, Inbox, Partition, RawBatch, RawRecord, SourceError};
@@ -73,6 +77,8 @@ pub type DecodeFn<R> = Box<dyn Fn(Message<'_>) -> Result<Decoded<R>, Rejection>>
 struct Lane {
     partition: Partition,
     inbox: Inbox,
+    /// What lies behind the end of a recorded epoch, of a batch that reaches beyond it.
+    rest: Option<RawBatch>,
     watermark: PartitionWatermark,
     standing: Standing,
     /// Where the records of the open epoch begin.
@@ -83,6 +89,67 @@ struct Lane {
 }
 
 impl Lane {
+    /// What the reader says, and whether records wait here.
+    fn state(&self) -> (FeedState, bool) {
+        let (state, has_batch) = self.inbox.state();
+        (state, has_batch || self.rest.is_some())
+    }
+
+    fn has_batch(&self) -> bool {
+        self.rest.is_some() || self.inbox.has_batch()
+    }
+
+    fn pop(&mut self) -> Option<RawBatch> {
+        self.rest.take().or_else(|| self.inbox.pop())
+    }
+
+    /// The next batch of a recorded epoch that ends at `row.to`; what reaches beyond stays here.
+    fn pop_recorded(&mut self, row: &PartitionReport) -> Option<RawBatch> {
+        if self.position.is_some_and(|position| position >= row.to) || row.from == row.to {
+            return None;
+        }
+        let mut batch = self.pop()?;
+        let gaps_left = row.gaps.saturating_sub(self.gaps);
+        self.rest = batch.split_off(row.to, gaps_left);
+        Some(batch)
+    }
+
+    /// Whether a recorded epoch that ends as `row` says was read again.
+    fn has_reached(&self, row: &PartitionReport) -> bool {
+        row.from == row.to || self.position.is_some_and(|position| position >= row.to)
+    }
+
+    /// An input that has ended before the end of a recorded epoch has become shorter.
+    fn check_goes_on(&self, row: &PartitionReport) -> Result<(), SourceError> {
+        let (state, waiting) = self.state();
+        if !state.ended || waiting {
+            return Ok(());
+        }
+        let at = self.position.unwrap_or_default();
+        Err(self.changed(format!(
+            "it ends at {at}, but was read up to {} before",
+            row.to
+        )))
+    }
+
+    fn check_watermark(&self, row: &PartitionReport) -> Result<(), SourceError> {
+        let watermark = self.watermark.current();
+        if row.watermark == watermark {
+            return Ok(());
+        }
+        Err(self.changed(format!(
+            "read again up to {}, its watermark is {watermark}, and was {} before",
+            row.to, row.watermark
+        )))
+    }
+
+    fn changed(&self, how: String) -> SourceError {
+        SourceError::Changed {
+            partition: self.partition.name.clone(),
+            how,
+        }
+    }
+
     fn is_silent(&self, state: &FeedState, idle_after: Duration) -> bool {
         let confirmed = state.caught_up.is_some_and(|at| at.elapsed() < CONFIRMED);
         let is_empty = self.watermark.max_event() == EventTime::MIN;
@@ -119,6 +186,8 @@ pub struct Ingest<R> {
     is_aligned: bool,
     opened_at: EventTime,
     opened: Instant,
+    /// The record of the open epoch, when it is read again.
+    recorded: Option<Rc<EpochEntry>>,
     read: u64,
     read_bytes: u64,
     wanted: bool,
@@ -127,22 +196,27 @@ pub struct Ingest<R> {
 }
 
 impl<R> Ingest<R> {
-    /// On `worker`, without partitions, in epoch 0.
-    pub fn new(worker: usize, options: IngestOptions, decode: DecodeFn<R>) -> Self {
-        let opened_at = options.started_at;
+    /// On `worker`, without partitions, at the epoch at which `resume` goes on.
+    pub fn new(
+        worker: usize,
+        options: IngestOptions,
+        decode: DecodeFn<R>,
+        resume: &Resume,
+    ) -> Self {
         Self {
             worker,
             options,
             decode,
             lanes: Vec::new(),
             next_lane: 0,
-            epoch: Epoch(0),
-            marked: Epoch(0),
-            border_watermark: EventTime::MIN,
+            epoch: resume.epoch,
+            marked: resume.epoch,
+            border_watermark: resume.watermark,
             slowest_elsewhere: None,
             is_aligned: false,
-            opened_at,
+            opened_at: resume.opened_at,
             opened: Instant::now(),
+            recorded: None,
             read: 0,
             read_bytes: 0,
             wanted: false,
@@ -151,21 +225,40 @@ impl<R> Ingest<R> {
         }
     }
 
-    /// Adds a partition: one that is there at the start has a say at once, one that is found later
-    /// begins idle, at the floor of the border that announced it.
-    pub fn add_partition(&mut self, partition: Partition, inbox: Inbox, standing: Standing) {
-        let mut watermark = PartitionWatermark::new(self.options.wait);
-        if standing == Standing::Idle {
-            watermark.raise_floor(self.border_watermark);
-        }
+    /// Adds a partition that was found: it begins idle, at the floor of the border that announced
+    /// it.
+    pub fn add_found(&mut self, partition: Partition, offset: Option<Offset>, inbox: Inbox) {
+        let position = Position {
+            offset,
+            floor: self.border_watermark,
+            standing: Standing::Idle,
+            ..Position::start(partition)
+        };
+        self.add_partition(position, inbox);
+    }
+
+    /// Adds a partition that goes on at `position`.
+    pub fn add_partition(&mut self, position: Position, inbox: Inbox) {
+        let Position {
+            partition,
+            offset,
+            max_event,
+            floor,
+            standing,
+        } = position;
         self.ended = false;
         self.lanes.push(Lane {
             partition,
             inbox,
-            watermark,
-            standing,
-            epoch_from: None,
-            position: None,
+            rest: None,
+            watermark: PartitionWatermark::resume(self.options.wait, max_event, floor),
+            // An input that ended may have grown since.
+            standing: match standing {
+                Standing::Ended => Standing::Active,
+                standing => standing,
+            },
+            epoch_from: offset,
+            position: offset,
             gaps: 0,
             heard: Instant::now(),
         });
@@ -229,6 +322,54 @@ impl<R> Ingest<R> {
         bound.floor_to(self.options.grain)
     }
 
+    /// The open epoch is one that is recorded as `entry`: reads its ranges, and no more.
+    pub fn replay(&mut self, entry: Rc<EpochEntry>) {
+        self.recorded = Some(entry);
+    }
+
+    /// Whether the open epoch is recorded.
+    pub const fn is_replaying(&self) -> bool {
+        self.recorded.is_some()
+    }
+
+    /// Closes the open epoch, if it is recorded and its ranges were read again; the next one was
+    /// opened at `next_opened_at`. `false`: not yet.
+    ///
+    /// # Errors
+    /// When the input is not what it was: it has ended too early, or other event times were read.
+    pub fn close_recorded(&mut self, next_opened_at: EventTime) -> Result<bool, SourceError> {
+        let Some(entry) = self.recorded.clone() else {
+            return Ok(false);
+        };
+        let row_of = |id| entry.partitions.iter().find(|row| row.partition == id);
+        let rows: Vec<_> = self
+            .lanes
+            .iter()
+            .map(|it| row_of(it.partition.id))
+            .collect();
+        for (lane, row) in self.lanes.iter().zip(&rows) {
+            let Some(row) = row else { continue };
+            if !lane.has_reached(row) {
+                return lane.check_goes_on(row).map(|()| false);
+            }
+            lane.check_watermark(row)?;
+        }
+        for (lane, row) in self.lanes.iter_mut().zip(&rows) {
+            lane.standing = row.map_or(lane.standing, |row| row.standing);
+            (lane.epoch_from, lane.gaps) = (lane.position, 0);
+        }
+        self.recorded = None;
+        self.open_next(next_opened_at);
+        Ok(true)
+    }
+
+    fn open_next(&mut self, opened_at: EventTime) {
+        self.epoch = self.epoch.next();
+        self.opened_at = opened_at;
+        self.opened = Instant::now();
+        (self.read, self.read_bytes, self.wanted) = (0, 0, false);
+    }
+
     /// Closes the open epoch and says what was read in it. Afterwards, with `stop`, nothing more is.
     pub fn close(&mut self, next_opened_at: EventTime, stop: bool) -> Report {
         let idle_after = self.options.idle_after;
@@ -242,17 +383,17 @@ impl<R> Ingest<R> {
             epoch: self.epoch,
             partitions,
         };
-        self.epoch = self.epoch.next();
-        self.opened_at = next_opened_at;
-        self.opened = Instant::now();
         self.stopped = stop;
-        (self.read, self.read_bytes, self.wanted) = (0, 0, false);
+        self.open_next(next_opened_at);
         report
     }
 
     /// Whether to ask for a border now: once per epoch when much was read or the next mark is
     /// waited for, and once when all has ended.
     pub fn wants_border(&mut self) -> bool {
+        if self.is_replaying() {
+            return false;
+        }
         let full = self.read >= EPOCH_RECORDS || self.read_bytes >= EPOCH_BYTES;
         let ends = !self.ended && self.has_ended();
         let waits = self.is_aligned && self.may_close() && self.opened.elapsed() >= ALIGNED_EPOCH;
@@ -265,7 +406,7 @@ impl<R> Ingest<R> {
     fn has_ended(&self) -> bool {
         !self.lanes.is_empty()
             && self.lanes.iter().all(|lane| {
-                let (state, waiting) = lane.inbox.state();
+                let (state, waiting) = lane.state();
                 state.ended && !waiting
             })
     }
@@ -278,13 +419,16 @@ impl<R> Ingest<R> {
     /// The first failure of a reader.
     pub fn failure(&self) -> Option<SourceError> {
         self.lanes.iter().find_map(|lane| {
-            let (state, waiting) = lane.inbox.state();
+            let (state, waiting) = lane.state();
             state.failed.filter(|_| !waiting)
         })
     }
 
     /// The next batch of the partitions in turn, decoded; `None` when none may be read now.
     pub fn next_batch(&mut self) -> Option<Ingested<R>> {
+        if let Some(entry) = self.recorded.clone() {
+            return self.next_recorded(&entry);
+        }
         if self.stopped || self.read >= 2 * EPOCH_RECORDS || self.read_bytes >= 2 * EPOCH_BYTES {
             return None;
         }
@@ -301,8 +445,22 @@ impl<R> Ingest<R> {
         let free_here = self.limit_of(here);
         self.is_aligned = self.lanes.iter().any(|lane| {
             let watermark = lane.watermark.current();
-            watermark > limit && watermark <= free_here && lane.inbox.has_batch()
+            watermark > limit && watermark <= free_here && lane.has_batch()
         });
+        None
+    }
+
+    fn next_recorded(&mut self, entry: &EpochEntry) -> Option<Ingested<R>> {
+        for turn in 0..self.lanes.len() {
+            let index = (self.next_lane + turn) % self.lanes.len();
+            let lane = &mut self.lanes[index];
+            let mut rows = entry.partitions.iter();
+            let row = rows.find(|row| row.partition == lane.partition.id);
+            if let Some(batch) = row.and_then(|row| lane.pop_recorded(row)) {
+                self.next_lane = index + 1;
+                return Some(self.decode_batch(index, batch));
+            }
+        }
         None
     }
 
@@ -311,7 +469,7 @@ impl<R> Ingest<R> {
         let waiting = self
             .lanes
             .iter()
-            .filter(|lane| lane.standing == Standing::Active && lane.inbox.has_batch());
+            .filter(|lane| lane.standing == Standing::Active && lane.has_batch());
         waiting.map(|lane| lane.watermark.current()).min()
     }
 
@@ -327,13 +485,13 @@ impl<R> Ingest<R> {
         }
     }
 
-    fn take_from(&self, index: usize, limit: EventTime) -> Option<RawBatch> {
-        let lane = &self.lanes[index];
+    fn take_from(&mut self, index: usize, limit: EventTime) -> Option<RawBatch> {
+        let lane = &mut self.lanes[index];
         let floor_is_known = lane.standing != Standing::Idle || self.marked == self.epoch;
         if !floor_is_known || lane.watermark.current() > limit {
             return None;
         }
-        lane.inbox.pop()
+        lane.pop()
     }
 
     fn decode_batch(&mut self, index: usize, batch: RawBatch) -> Ingested<R> {
@@ -388,7 +546,7 @@ impl<R> Ingest<R> {
 }
 
 fn close_lane(lane: &mut Lane, idle_after: Duration) -> PartitionReport {
-    let (state, has_backlog) = lane.inbox.state();
+    let (state, has_backlog) = lane.state();
     if !has_backlog {
         if state.ended {
             lane.standing = Standing::Ended;
@@ -404,6 +562,7 @@ fn close_lane(lane: &mut Lane, idle_after: Duration) -> PartitionReport {
         from: lane.epoch_from.unwrap_or(position),
         to: position,
         gaps: lane.gaps,
+        max_event: lane.watermark.max_event(),
         watermark: lane.watermark.current(),
         own_watermark: lane.watermark.own(),
         standing: lane.standing,

@@ -53,6 +53,26 @@ pub struct RawBatch {
 }
 
 impl RawBatch {
+    /// Cuts the batch at offset `end`; what lies at or behind it is returned, if there is anything.
+    /// Of the gaps, at most `gaps` lie before `end`.
+    pub fn split_off(&mut self, end: Offset, gaps: u64) -> Option<Self> {
+        if self.next_offset <= end {
+            return None;
+        }
+        let first = self.records.partition_point(|record| record.offset < end);
+        let gaps_before = self.gaps.min(gaps);
+        let rest = Self {
+            bytes: self.bytes.clone(),
+            records: self.records.split_off(first),
+            next_offset: self.next_offset,
+            gaps: self.gaps - gaps_before,
+            truncated: self.truncated.clone(),
+        };
+        self.next_offset = end;
+        self.gaps = gaps_before;
+        Some(rest)
+    }
+
     /// The payload of `record`.
     pub fn value(&self, record: &RawRecord) -> Option<&[u8]> {
         record
@@ -168,6 +188,16 @@ pub enum SourceError {
         target: String,
         /// What the client said.
         reason: String,
+    },
+    /// The input is not the one that was read before: what is recorded cannot be read again.
+    #[error(
+        "{partition}: the input is not what it was: {how}; put the old input back, or start anew with --fresh"
+    )]
+    Changed {
+        /// Which partition or file.
+        partition: String,
+        /// What is different.
+        how: String,
     },
     /// Reading failed.
     #[error("{partition}: {reason}")]

@@ -4,13 +4,16 @@
 //! * [`Assigner`]: gives each record its fate and folds it into partial results, on the worker
 //!   that read it.
 //! * [`WindowState`]: merges partial results per key and emits changes at each epoch's border.
+//! * [`Entry`]: what a checkpoint keeps of it.
 //!
 //! None of this knows timely; the operator that wires it is in `flow`.
 
 pub use self::assign::{Assigner, Partial, Slot};
+pub use self::entry::{Entry, Place};
 pub use self::spec::{Late, WindowSpec, WindowSpecError};
 pub use self::state::{Change, WindowState};
 
 mod assign;
+mod entry;
 mod spec;
 mod state;

@@ -10,7 +10,8 @@
 //!
 //! so that an epoch's output is a function of the records of the epochs up to it and of the logged
 //! `W`, never of the frontier that somebody happened to see. A pane and its revisions in one epoch
-//! give one row, the last.
+//! give one row, the last. Where somebody waits for results that are final, a change with `diff` 0
+//! says that the result emitted before is: in the first `k` with `W_k >= e + keep`.
 //!
 //! State held: panes until the last window that holds them has fired; with `keep`, the fired
 //! windows until `W_k >= e + keep`. Cost: one hash look-up per partial result, one merge per pane
@@ -21,7 +22,7 @@ use std::hash::Hash;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::{Partial, Slot, WindowSpec};
+use super::{Entry, Partial, Place, Slot, WindowSpec};
 use crate::aggregate::Aggregate;
 use crate::epoch::EpochEntry;
 use crate::rows::{Pane, Timing};
@@ -40,11 +41,17 @@ pub struct Change<K, V> {
     pub value: V,
     /// What is known about the pane.
     pub pane: Pane,
-    /// +1, or -1 for a result that is withdrawn.
+    /// +1, -1 for a result that is withdrawn, 0 for one that stands and has become final.
     pub diff: i64,
 }
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+
+/// A partial result, and whether it has changed since the last checkpoint.
+struct Cell<S> {
+    state: S,
+    is_touched: bool,
+}
 
 /// What reached a window apart from its panes.
 struct Extra<S> {
@@ -71,22 +78,123 @@ struct Fired<S> {
 pub struct WindowState<R, K, A: Aggregate<R>> {
     spec: WindowSpec,
     aggregate: A,
-    panes: BTreeMap<EventTime, Map<K, A::State>>,
+    panes: BTreeMap<EventTime, Map<K, Cell<A::State>>>,
     extras: BTreeMap<EventTime, Map<K, Extra<A::State>>>,
     fired: BTreeMap<EventTime, Map<K, Fired<A::State>>>,
     watermark: EventTime,
+    /// What has changed since the last checkpoint; `None`: nobody asks.
+    touched: Option<Vec<(Place, K)>>,
+    says_final: bool,
 }
 
 impl<R, K: Copy + Ord + Hash, A: Aggregate<R>> WindowState<R, K, A> {
     /// Without any window.
     pub fn new(spec: WindowSpec, aggregate: A) -> Self {
         Self {
+            touched: None,
+            says_final: false,
             spec,
             aggregate,
             panes: BTreeMap::new(),
             extras: BTreeMap::new(),
             fired: BTreeMap::new(),
             watermark: EventTime::MIN,
+        }
+    }
+
+    /// Notes from now on what changes, for [`WindowState::checkpoint`].
+    #[must_use]
+    pub fn with_checkpoints(mut self) -> Self {
+        self.touched = Some(Vec::new());
+        self
+    }
+
+    /// Says from now on when a result that was emitted before becomes final.
+    #[must_use]
+    pub const fn with_finals(mut self) -> Self {
+        self.says_final = true;
+        self
+    }
+
+    /// Goes on where a checkpoint at border watermark `watermark` was made; before the entries are
+    /// put back with [`WindowState::restore`].
+    pub const fn resume(&mut self, watermark: EventTime) {
+        self.watermark = watermark;
+    }
+
+    /// Puts an entry of a checkpoint back, in place of an older one. What no window needs any more
+    /// at the border watermark is left out.
+    pub fn restore(&mut self, place: Place, key: K, entry: Entry<A::State>) {
+        let (spec, watermark) = (self.spec, self.watermark);
+        match (place, entry) {
+            (Place::Pane(start), Entry::Pane(state)) => {
+                if spec.last_end(start).is_some_and(|end| end > watermark) {
+                    let is_touched = false;
+                    let pane = self.panes.entry(start).or_default();
+                    pane.insert(key, Cell { state, is_touched });
+                }
+            }
+            (Place::Extra(end), Entry::Extra { on_time, revision }) if end > watermark => {
+                let extras = self.extras.entry(end).or_default();
+                extras.insert(key, Extra { on_time, revision });
+            }
+            (Place::Fired(end), Entry::Fired { state, pane })
+                if end.plus(spec.keep()) > watermark =>
+            {
+                let fired = self.fired.entry(end).or_default();
+                fired.insert(key, Fired { state, pane });
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives `emit` what has changed since the last checkpoint, or everything, between two epochs.
+    pub fn checkpoint(&mut self, is_full: bool, mut emit: impl FnMut(Place, K, Entry<A::State>)) {
+        let touched = self.touched.as_mut().map(std::mem::take);
+        if is_full {
+            self.emit_all(&mut emit);
+            return;
+        }
+        for (place, key) in touched.unwrap_or_default() {
+            // What is gone since is not needed any more.
+            if let Some(entry) = self.entry(place, key) {
+                emit(place, key, entry);
+            }
+        }
+    }
+
+    fn entry(&mut self, place: Place, key: K) -> Option<Entry<A::State>> {
+        match place {
+            Place::Pane(start) => {
+                let cell = self.panes.get_mut(&start)?.get_mut(&key)?;
+                cell.is_touched = false;
+                Some(Entry::Pane(cell.state.clone()))
+            }
+            Place::Extra(end) => self.extras.get(&end)?.get(&key).map(Extra::entry),
+            Place::Fired(end) => self.fired.get(&end)?.get(&key).map(Fired::entry),
+        }
+    }
+
+    fn emit_all(&mut self, emit: &mut impl FnMut(Place, K, Entry<A::State>)) {
+        for (start, pane) in &mut self.panes {
+            for (key, cell) in pane {
+                cell.is_touched = false;
+                emit(Place::Pane(*start), *key, Entry::Pane(cell.state.clone()));
+            }
+        }
+        for (end, extras) in &self.extras {
+            let entries = extras.iter().map(|(key, extra)| (*key, extra.entry()));
+            entries.for_each(|(key, entry)| emit(Place::Extra(*end), key, entry));
+        }
+        for (end, fired) in &self.fired {
+            let entries = fired.iter().map(|(key, fired)| (*key, fired.entry()));
+            entries.for_each(|(key, entry)| emit(Place::Fired(*end), key, entry));
+        }
+    }
+
+    fn touch(touched: &mut Option<Vec<(Place, K)>>, place: Place, key: K) {
+        if let Some(touched) = touched {
+            touched.push((place, key));
         }
     }
 
@@ -112,9 +220,15 @@ impl<R, K: Copy + Ord + Hash, A: Aggregate<R>> WindowState<R, K, A> {
         let aggregate = &self.aggregate;
         match partial.slot {
             Slot::Pane(start) => {
-                let state = self.panes.entry(start).or_default().entry(partial.key);
-                let state = state.or_insert_with(|| aggregate.empty());
-                aggregate.merge(state, &partial.state);
+                let cell = self.panes.entry(start).or_default().entry(partial.key);
+                let cell = cell.or_insert_with(|| Cell {
+                    state: aggregate.empty(),
+                    is_touched: false,
+                });
+                aggregate.merge(&mut cell.state, &partial.state);
+                if !std::mem::replace(&mut cell.is_touched, true) {
+                    Self::touch(&mut self.touched, Place::Pane(start), partial.key);
+                }
             }
             Slot::OnTime(end) => {
                 let extra = self
@@ -124,6 +238,7 @@ impl<R, K: Copy + Ord + Hash, A: Aggregate<R>> WindowState<R, K, A> {
                     .entry(partial.key)
                     .or_default();
                 merge_option(aggregate, &mut extra.on_time, &partial.state);
+                Self::touch(&mut self.touched, Place::Extra(end), partial.key);
             }
             Slot::Revision(end) => {
                 let extra = self
@@ -133,6 +248,7 @@ impl<R, K: Copy + Ord + Hash, A: Aggregate<R>> WindowState<R, K, A> {
                     .entry(partial.key)
                     .or_default();
                 merge_option(aggregate, &mut extra.revision, &partial.state);
+                Self::touch(&mut self.touched, Place::Extra(end), partial.key);
             }
         }
     }
@@ -150,7 +266,7 @@ impl<R, K: Copy + Ord + Hash, A: Aggregate<R>> WindowState<R, K, A> {
             changes[first..].sort_by_key(|change| (change.key, change.diff));
         }
         self.watermark = entry.watermark;
-        self.forget();
+        self.forget(&mut changes);
         changes
     }
 
@@ -205,21 +321,29 @@ impl<R, K: Copy + Ord + Hash, A: Aggregate<R>> WindowState<R, K, A> {
                 };
                 (key, Fired { state, pane })
             };
-            self.fired
-                .insert(end, results.into_iter().map(keep).collect());
+            let results = results.into_iter();
+            let fired: Map<K, Fired<A::State>> = results.map(keep).collect();
+            for key in fired.keys() {
+                Self::touch(&mut self.touched, Place::Fired(end), *key);
+            }
+            self.fired.insert(end, fired);
         }
     }
 
     fn merged_panes(&mut self, end: EventTime) -> Map<K, A::State> {
         let start = self.spec.start_of(end);
         if self.spec.pane() == self.spec.size() && self.spec.slide() >= self.spec.size() {
-            return self.panes.remove(&start).unwrap_or_default();
+            let pane = self.panes.remove(&start).unwrap_or_default();
+            return pane
+                .into_iter()
+                .map(|(key, cell)| (key, cell.state))
+                .collect();
         }
         let mut merged: Map<K, A::State> = Map::default();
         for (_, pane) in self.panes.range(start..end) {
-            for (key, state) in pane {
+            for (key, cell) in pane {
                 let into = merged.entry(*key).or_insert_with(|| self.aggregate.empty());
-                self.aggregate.merge(into, state);
+                self.aggregate.merge(into, &cell.state);
             }
         }
         merged
@@ -257,7 +381,24 @@ impl<R, K: Copy + Ord + Hash, A: Aggregate<R>> WindowState<R, K, A> {
                 .entry(end)
                 .or_default()
                 .insert(key, Fired { state, pane });
+            Self::touch(&mut self.touched, Place::Fired(end), key);
         }
+    }
+
+    /// Results that were not known to be final when they were emitted.
+    fn say_final(
+        &self,
+        end: EventTime,
+        fired: Map<K, Fired<A::State>>,
+        changes: &mut Vec<Change<K, A::Output>>,
+    ) {
+        let first = changes.len();
+        for (key, Fired { state, pane }) in fired.into_iter().filter(|it| !it.1.pane.is_final) {
+            let is_final = true;
+            let change = self.change(end, key, &state, Pane { is_final, ..pane }, 0);
+            changes.push(change);
+        }
+        changes[first..].sort_by_key(|change| change.key);
     }
 
     fn pane(&self, end: EventTime, entry: &EpochEntry, timing: Timing, index: u32) -> Pane {
@@ -290,7 +431,7 @@ impl<R, K: Copy + Ord + Hash, A: Aggregate<R>> WindowState<R, K, A> {
     }
 
     /// Frees panes that no window needs any more, and windows that are final.
-    fn forget(&mut self) {
+    fn forget(&mut self, changes: &mut Vec<Change<K, A::Output>>) {
         let (spec, watermark) = (self.spec, self.watermark);
         while let Some(first) = self.panes.first_entry()
             && spec
@@ -302,7 +443,28 @@ impl<R, K: Copy + Ord + Hash, A: Aggregate<R>> WindowState<R, K, A> {
         while let Some(first) = self.fired.first_entry()
             && first.key().plus(spec.keep()) <= watermark
         {
-            first.remove();
+            let (end, fired) = first.remove_entry();
+            if self.says_final {
+                self.say_final(end, fired, changes);
+            }
+        }
+    }
+}
+
+impl<S: Clone> Extra<S> {
+    fn entry(&self) -> Entry<S> {
+        Entry::Extra {
+            on_time: self.on_time.clone(),
+            revision: self.revision.clone(),
+        }
+    }
+}
+
+impl<S: Clone> Fired<S> {
+    fn entry(&self) -> Entry<S> {
+        Entry::Fired {
+            state: self.state.clone(),
+            pane: self.pane,
         }
     }
 }

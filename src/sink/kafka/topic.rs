@@ -83,6 +83,7 @@ impl Topic {
     fn sink_error(&self, error: SourceError) -> SinkError {
         match error {
             SourceError::Config(text) | SourceError::Missing(text) => SinkError::Config(text),
+            SourceError::Changed { how, .. } => SinkError::Config(how),
             SourceError::Unreachable { target, reason } => {
                 SinkError::Unreachable { target, reason }
             }
