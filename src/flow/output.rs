@@ -78,15 +78,16 @@ impl<'s> Flow<'s> {
             block
         });
         let context = Rc::clone(&self.context);
+        context.main_ends.update(|ends| ends + 1);
         let mut epochs = EpochWatch::default();
         let checked = counted.clone();
         checked
             .stream
             .sink(Pipeline, "Ledger", move |(input, frontier)| {
                 input.for_each(|_, _| ());
-                epochs
-                    .completed(frontier)
-                    .for_each(|epoch| context.close_ledger(epoch));
+                while let Some(epoch) = epochs.take_complete(frontier) {
+                    context.close_ledger(epoch);
+                }
             });
         self.records_output(name, layout, counted);
     }
@@ -461,13 +462,13 @@ impl CommitDesk {
         }
     }
 
-    /// The next epoch that is complete here and recorded in the log.
+    /// The next epoch that is complete here and released.
     fn next_complete(&mut self, frontier: &MutableAntichain<Time>) -> Option<Rc<EpochEntry>> {
         let next = self.epochs.next();
         if self.last.is_some()
             || self.context.run.failure.is_set()
             || !self.epochs.is_complete(frontier)
-            || !self.context.view.is_durable(next)
+            || !self.context.view.is_released(next)
         {
             return None;
         }

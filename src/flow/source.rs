@@ -256,6 +256,8 @@ impl<R: Clone + 'static> SourceDesk<R> {
     fn tell_committed(&mut self) {
         while let Some((epoch, positions)) = self.positions.front()
             && self.context.is_committed(*epoch)
+            // Where no sink waits for the ledger, this does.
+            && self.context.view.is_released(*epoch)
         {
             if let Some(reader) = &mut self.reader {
                 reader.committed(positions);
