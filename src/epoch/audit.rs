@@ -158,12 +158,14 @@ fn check_fates(epoch: Epoch, open: Open) -> Result<(), LedgerError> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::super::Standing;
     use super::*;
     use crate::ledger::Fate;
     use crate::time::EventTime;
 
-    fn row(partition: u32, range: std::ops::Range<u64>, read: u64, gaps: u64) -> PartitionReport {
+    fn row(partition: u32, range: Range<u64>, read: u64, gaps: u64) -> PartitionReport {
         PartitionReport {
             partition: PartitionId(partition),
             from: Offset(range.start),
@@ -236,7 +238,11 @@ mod tests {
     #[test]
     fn an_offset_that_is_neither_a_record_nor_a_gap_is_found() {
         let check = |unit, row| Audit::new(unit, 1).border(&entry(0, vec![row]));
-        for (range, read, gaps) in [(0..9, 8, 0), (0..9, 9, 1), (3..2, 0, 0)] {
+        for (range, read, gaps) in [
+            (0..9, 8, 0),
+            (0..9, 9, 1),
+            (Range { start: 3, end: 2 }, 0, 0),
+        ] {
             let off = check(OffsetUnit::Records, row(0, range, read, gaps));
             assert!(matches!(off, Err(LedgerError::Offsets { .. })), "{off:?}");
         }

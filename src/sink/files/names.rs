@@ -1,8 +1,8 @@
 //! Names: of published and staged files, and of the folders that a layout puts them into.
 
-use super::super::encode::date_and_time;
-use super::super::{Layout, OutputSpec, SinkError};
 use crate::rows::{Cell, Rows};
+use crate::sink::encode::date_and_time;
+use crate::sink::{Layout, OutputSpec, SinkError};
 use crate::time::{Epoch, EventTime, Shard};
 
 /// The folder value that readers of partitioned folders take for null.
