@@ -42,6 +42,7 @@ fn entry(watermark: EventTime) -> EpochEntry {
         proved_but_ended: watermark,
         before_clock: watermark,
         is_checkpoint: false,
+        is_full: false,
         ending: None,
         dims: None,
     }

@@ -86,6 +86,7 @@ pub struct Coordinator {
     known: BTreeSet<PartitionId>,
     found: BTreeMap<PartitionId, Partition>,
     dims: Option<u64>,
+    wants_full: bool,
     watermark: EventTime,
     /// Epochs that the workers have still to be told of.
     recorded: VecDeque<EpochEntry>,
@@ -110,6 +111,7 @@ impl Coordinator {
             known: known.collect(),
             found: BTreeMap::new(),
             dims: None,
+            wants_full: false,
             watermark: resume.watermark,
             recorded: resume.recorded.iter().cloned().collect(),
         }
@@ -142,6 +144,11 @@ impl Coordinator {
     /// A dimension refresh with this number is ready to take effect.
     pub const fn refreshed(&mut self, number: u64) {
         self.dims = Some(number);
+    }
+
+    /// Whether the next checkpoint is to hold everything.
+    pub const fn want_full(&mut self, wants: bool) {
+        self.wants_full = wants;
     }
 
     /// End at the next border, without draining.
@@ -239,6 +246,7 @@ impl Coordinator {
             proved_but_ended: own(&|row| !(drains && row.standing == Standing::Ended)),
             before_clock,
             is_checkpoint,
+            is_full: is_checkpoint && self.wants_full,
             ending,
             dims: self.dims.take(),
             partitions,
@@ -257,10 +265,12 @@ impl Coordinator {
             .collect();
         let unread = |partition: &PartitionId| PartitionReport {
             partition: *partition,
+            is_located: false,
             from: Offset(0),
             to: Offset(0),
             gaps: 0,
             max_event: EventTime::MIN,
+            read: 0,
             watermark: EventTime::MIN,
             own_watermark: EventTime::MIN,
             standing: Standing::Idle,
@@ -409,10 +419,12 @@ mod tests {
         let watermark = EventTime(watermark);
         PartitionReport {
             partition: PartitionId(partition),
+            is_located: true,
             from: Offset(0),
             to: Offset(0),
             gaps: 0,
             max_event: watermark,
+            read: 0,
             watermark,
             own_watermark: watermark,
             standing,

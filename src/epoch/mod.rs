@@ -3,6 +3,7 @@
 //! * [`Coordinator`] announces borders, collects the workers' [`Report`]s and decides each
 //!   epoch's [`EpochEntry`]; it is the only writer.
 //! * [`EpochLog`] is told each entry before any sink may commit its epoch.
+//! * [`Audit`] releases an epoch to the sinks once every record of it is accounted for.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -11,9 +12,11 @@ use crate::rows::Completeness;
 use crate::source::Partition;
 use crate::time::{Epoch, EventTime, Offset, PartitionId};
 
+pub use self::audit::Audit;
 pub use self::coordinator::{Coordinator, CoordinatorOptions, Instruction};
 pub use self::resume::{Position, Resume};
 
+mod audit;
 mod coordinator;
 mod resume;
 
@@ -22,6 +25,8 @@ mod resume;
 pub struct PartitionReport {
     /// The partition.
     pub partition: PartitionId,
+    /// Whether it is known where reading begins; until then `from` and `to` are 0.
+    pub is_located: bool,
     /// Where the epoch's records begin.
     pub from: Offset,
     /// The position after the epoch's last record.
@@ -30,6 +35,8 @@ pub struct PartitionReport {
     pub gaps: u64,
     /// The largest event time read so far.
     pub max_event: EventTime,
+    /// Records in the range.
+    pub read: u64,
     /// The partition's watermark.
     pub watermark: EventTime,
     /// The same by its own records alone, without floors.
@@ -93,6 +100,8 @@ pub struct EpochEntry {
     pub before_clock: EventTime,
     /// Whether the epoch is a checkpoint.
     pub is_checkpoint: bool,
+    /// Whether that checkpoint holds everything, not only what has changed since the one before.
+    pub is_full: bool,
     /// Whether it is the last one.
     pub ending: Option<Ending>,
     /// The number of the dimension refresh that takes effect two epochs later, if there is one.

@@ -106,7 +106,7 @@ impl Resume {
     fn first_offsets(&self) -> BTreeMap<PartitionId, Offset> {
         let rows = self.recorded.iter().flat_map(|entry| &entry.partitions);
         let mut firsts = BTreeMap::new();
-        for row in rows.filter(|row| row.to > row.from) {
+        for row in rows.filter(|row| row.is_located) {
             firsts.entry(row.partition).or_insert(row.from);
         }
         firsts

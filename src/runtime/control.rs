@@ -19,10 +19,14 @@ use timely::dataflow::operators::generic::{Operator, OutputBuilderSession};
 use timely::scheduling::{Activator, SyncActivator};
 use timely::worker::Worker;
 
+use super::manifests::{Committed, Manifests};
+use super::{Failure, RunError};
 use crate::epoch::{
-    Coordinator, CoordinatorOptions, EpochEntry, EpochLog, Instruction, Report, Resume,
+    Audit, Coordinator, CoordinatorOptions, EpochEntry, EpochLog, Instruction, Report, Resume,
 };
-use crate::source::Partition;
+use crate::ledger::{Account, LedgerError};
+use crate::source::{OffsetUnit, Partition};
+use crate::state::{LogItem, Manifest, ObjectRef};
 use crate::time::{Epoch, EventTime};
 
 /// The coordinator looks at the clock at most this often.
@@ -32,7 +36,11 @@ const SHORTEST_WAIT: Duration = Duration::from_micros(200);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Up {
     Report(Report),
+    Account(Account),
     WantBorder(Epoch),
+    /// This worker's object of a checkpoint is stored.
+    Stored(Epoch, usize, ObjectRef),
+    Committed(Committed),
 }
 
 /// What the coordinator says to a worker.
@@ -48,7 +56,9 @@ enum Down {
         next_opened_at: EventTime,
     },
     Mark(Box<EpochEntry>),
-    Durable(Epoch),
+    Released(Epoch),
+    /// The last epoch is behind everybody.
+    Finished,
     /// All that is to be read again was said.
     Started,
 }
@@ -80,8 +90,10 @@ struct View {
     recorded: BTreeMap<Epoch, Recorded>,
     /// Whether it is known which epochs are recorded.
     is_started: bool,
-    durable: Option<Epoch>,
+    released: Option<Epoch>,
     last: Option<Epoch>,
+    is_finished: bool,
+    post: PostBox,
     outbox: Vec<Up>,
     uplink: Option<Activator>,
     waiters: Vec<Activator>,
@@ -112,12 +124,13 @@ impl ControlView {
         self.0.borrow().marks.get(&epoch).cloned()
     }
 
-    /// Whether `epoch` is in the log for good, so that its effects may be seen.
-    pub fn is_durable(&self, epoch: Epoch) -> bool {
+    /// Whether the effects of `epoch` may be seen: it is in the log for good, and every record of
+    /// it is accounted for, on all workers.
+    pub fn is_released(&self, epoch: Epoch) -> bool {
         self.0
             .borrow()
-            .durable
-            .is_some_and(|durable| epoch <= durable)
+            .released
+            .is_some_and(|released| epoch <= released)
     }
 
     /// The last epoch of the run, once that is decided.
@@ -142,9 +155,31 @@ impl ControlView {
         self.say(Up::Report(report));
     }
 
+    /// Accounts for the records of an epoch, once all of this worker have their fate.
+    pub fn account(&self, account: Account) {
+        self.say(Up::Account(account));
+    }
+
     /// Asks to close `epoch` before its time.
     pub fn want_border(&self, epoch: Epoch) {
         self.say(Up::WantBorder(epoch));
+    }
+
+    /// Shards of a sink have committed a checkpoint's epoch.
+    pub fn committed(&self, committed: Committed) {
+        self.say(Up::Committed(committed));
+    }
+
+    /// The way for other threads of this worker to reach the coordinator.
+    pub fn post(&self) -> PostBox {
+        self.0.borrow().post.clone()
+    }
+
+    fn take_outbox(&self) -> Vec<Up> {
+        let mut view = self.0.borrow_mut();
+        let mut said = std::mem::take(&mut view.outbox);
+        said.append(&mut view.post.take());
+        said
     }
 
     fn say(&self, up: Up) {
@@ -166,7 +201,6 @@ impl ControlView {
                 if entry.ending.is_some() {
                     view.last = Some(entry.epoch);
                 }
-                view.durable = Some(entry.epoch);
                 view.marks.insert(entry.epoch, Rc::clone(&entry));
                 let recorded = Recorded {
                     entry,
@@ -175,6 +209,7 @@ impl ControlView {
                 view.recorded.insert(recorded.entry.epoch, recorded);
             }
             Down::Started => view.is_started = true,
+            Down::Finished => view.is_finished = true,
             Down::Close {
                 epoch,
                 stop,
@@ -192,7 +227,7 @@ impl ControlView {
                 }
                 view.marks.insert(entry.epoch, Rc::new(*entry));
             }
-            Down::Durable(epoch) => view.durable = Some(epoch),
+            Down::Released(epoch) => view.released = Some(epoch),
         }
         for waiter in &view.waiters {
             waiter.activate();
@@ -200,8 +235,37 @@ impl ControlView {
     }
 
     fn is_finished(&self) -> bool {
-        let view = self.0.borrow();
-        view.last.is_some() && view.last <= view.durable
+        self.0.borrow().is_finished
+    }
+}
+
+/// What other threads of a worker have to say.
+#[derive(Clone, Default)]
+pub struct PostBox(Arc<Mutex<Post>>);
+
+#[derive(Default)]
+struct Post {
+    said: Vec<Up>,
+    wake: Option<SyncActivator>,
+}
+
+impl PostBox {
+    /// The object of `worker` at the checkpoint `epoch` is stored.
+    pub fn stored(&self, epoch: Epoch, worker: usize, object: ObjectRef) {
+        let mut post = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        post.said.push(Up::Stored(epoch, worker, object));
+        if let Some(wake) = &post.wake {
+            // The worker may be gone already: then nobody needs to be woken.
+            let _ = wake.activate();
+        }
+    }
+
+    fn attach(&self, wake: SyncActivator) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).wake = Some(wake);
+    }
+
+    fn take(&self) -> Vec<Up> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).said)
     }
 }
 
@@ -216,6 +280,8 @@ pub enum Notice {
     Stop,
     /// The log has this epoch for good.
     Durable(Epoch),
+    /// The log has the manifest of this epoch for good.
+    Published(Epoch),
 }
 
 /// The way for other threads to reach the coordinator of this run.
@@ -259,6 +325,12 @@ pub struct ControlOptions {
     /// Called with each epoch, in order; hands what is new to the log's thread and returns at
     /// once. `None` on workers other than the first.
     pub record: Option<Box<dyn FnMut(Decision)>>,
+    /// What the source's offsets count.
+    pub offset_unit: OffsetUnit,
+    /// Where it is said that the ledger is off.
+    pub failure: Failure,
+    /// What makes manifests, when the run has a state; on the first worker.
+    pub manifests: Option<Manifests>,
 }
 
 /// An epoch of a run.
@@ -268,6 +340,8 @@ pub enum Decision {
     Replayed(EpochEntry),
     /// It was decided by this run.
     Decided(EpochEntry),
+    /// Its checkpoint is complete.
+    Checkpoint(Box<Manifest>),
 }
 
 /// Runs `log` on a thread of its own. The result hands it entries and never blocks for long: the
@@ -310,9 +384,11 @@ pub fn control_dataflow(worker: &mut Worker, view: &ControlView, options: Contro
             let view = view.clone();
             view.0.borrow_mut().uplink = Some(scope.activator_for(Rc::clone(&info.address)));
             view.wake(scope.activator_for(Rc::clone(&info.address)));
+            let address = info.address.to_vec();
+            view.post().attach(scope.worker().sync_activator_for(address));
             let mut capability = Some(capability);
             move |output: &mut OutputBuilderSession<'_, _, CapacityContainerBuilder<Vec<Up>>>| {
-                let said = std::mem::take(&mut view.0.borrow_mut().outbox);
+                let said = view.take_outbox();
                 if let Some(capability) = &capability {
                     output.session(capability).give_iterator(said.into_iter());
                 }
@@ -359,13 +435,17 @@ pub fn control_dataflow(worker: &mut Worker, view: &ControlView, options: Contro
 /// The coordinator with its log and its way to the workers.
 struct Desk {
     coordinator: Coordinator,
+    audit: Audit,
+    manifests: Option<Manifests>,
+    failure: Failure,
     capability: Option<Capability<u64>>,
     notices: Notices,
     record: Option<Box<dyn FnMut(Decision)>>,
     is_started: bool,
     peers: u64,
     last: Option<Epoch>,
-    durable: Option<Epoch>,
+    released: Option<Epoch>,
+    published: Option<Epoch>,
     alarm: Option<Instant>,
 }
 
@@ -376,17 +456,25 @@ impl Desk {
             resume,
             notices,
             record,
+            offset_unit,
+            failure,
+            manifests,
         } = options;
+        let audit = Audit::new(offset_unit, peers as usize, &resume);
         let coordinator = Coordinator::new(coordinator, &resume, Instant::now());
         Self {
             coordinator,
+            audit,
+            manifests,
+            failure,
             capability,
             notices,
             record,
             is_started: false,
             peers,
             last: None,
-            durable: None,
+            released: None,
+            published: None,
             alarm: None,
         }
     }
@@ -394,7 +482,18 @@ impl Desk {
     fn hear(&mut self, up: Up) {
         match up {
             Up::Report(report) => self.coordinator.report(report),
+            Up::Account(account) => self.audit.account(account),
             Up::WantBorder(epoch) => self.coordinator.want_border(epoch),
+            Up::Stored(epoch, worker, object) => {
+                if let Some(manifests) = &mut self.manifests {
+                    manifests.stored(epoch, worker, object);
+                }
+            }
+            Up::Committed(committed) => {
+                if let Some(manifests) = &mut self.manifests {
+                    manifests.committed(committed);
+                }
+            }
         }
     }
 
@@ -403,18 +502,48 @@ impl Desk {
         if self.capability.is_none() {
             return Vec::new();
         }
-        let mut answers = Vec::new();
+        let answers = self.decide().into_iter();
+        let everyone =
+            answers.flat_map(|answer| (0..self.peers).map(move |worker| (worker, answer.clone())));
+        everyone.collect()
+    }
+
+    /// What there is to say to everybody.
+    fn decide(&mut self) -> Vec<Down> {
         for notice in self.notices.take() {
             match notice {
                 Notice::Found(partitions) => self.coordinator.found(partitions),
                 Notice::Refreshed(number) => self.coordinator.refreshed(number),
                 Notice::Stop => self.coordinator.stop(),
-                Notice::Durable(epoch) => {
-                    self.durable = Some(epoch);
-                    answers.push(Down::Durable(epoch));
-                }
+                Notice::Durable(epoch) => self.audit.durable(epoch),
+                Notice::Published(epoch) => self.published = Some(epoch),
             }
         }
+        let mut answers = Vec::new();
+        let outcome = self.release(&mut answers);
+        if let Err(error) = outcome.and_then(|()| self.follow_borders(&mut answers)) {
+            self.failure.set(RunError::Ledger(error));
+            // Nothing more is decided, recorded or released: the run ends.
+            self.capability = None;
+        }
+        answers
+    }
+
+    /// Lets the sinks have the epochs of which every record is accounted for.
+    fn release(&mut self, answers: &mut Vec<Down>) -> Result<(), LedgerError> {
+        if let Some(epoch) = self.audit.release()? {
+            self.released = Some(epoch);
+            answers.push(Down::Released(epoch));
+        }
+        self.publish();
+        if self.is_done() {
+            answers.push(Down::Finished);
+        }
+        Ok(())
+    }
+
+    /// Announces borders, and records those that were decided.
+    fn follow_borders(&mut self, answers: &mut Vec<Down>) -> Result<(), LedgerError> {
         for instruction in self.coordinator.poll(Instant::now(), wall_clock()) {
             answers.push(match instruction {
                 Instruction::Replay {
@@ -422,7 +551,9 @@ impl Desk {
                     next_opened_at,
                 } => {
                     self.last = entry.ending.map(|_| entry.epoch).or(self.last);
-                    self.durable = Some(entry.epoch);
+                    self.audit.border(&entry)?;
+                    self.audit.durable(entry.epoch);
+                    self.note(&entry);
                     self.record(Decision::Replayed(entry.clone()));
                     Down::Replay {
                         entry: Box::new(entry),
@@ -439,7 +570,9 @@ impl Desk {
                     next_opened_at,
                 },
                 Instruction::Mark(entry) => {
+                    self.audit.border(&entry)?;
                     self.last = entry.ending.map(|_| entry.epoch).or(self.last);
+                    self.note(&entry);
                     self.record(Decision::Decided(entry.clone()));
                     Down::Mark(Box::new(entry))
                 }
@@ -447,15 +580,34 @@ impl Desk {
         }
         if !std::mem::replace(&mut self.is_started, true) {
             // Behind what is to be replayed, before any border.
-            let at = answers
+            let replayed = answers
                 .iter()
-                .take_while(|answer| matches!(answer, Down::Replay { .. } | Down::Durable(_)));
-            answers.insert(at.count(), Down::Started);
+                .take_while(|answer| matches!(answer, Down::Replay { .. } | Down::Released(_)));
+            answers.insert(replayed.count(), Down::Started);
         }
-        let everyone = answers
-            .into_iter()
-            .flat_map(|answer| (0..self.peers).map(move |worker| (worker, answer.clone())));
-        everyone.collect()
+        Ok(())
+    }
+
+    fn note(&mut self, entry: &EpochEntry) {
+        if let Some(manifests) = &mut self.manifests {
+            manifests.decided(entry);
+        }
+    }
+
+    /// Has the manifests recorded whose checkpoints are complete.
+    fn publish(&mut self) {
+        let checkpoints = self.audit.take_checkpoints();
+        let Some(manifests) = &mut self.manifests else {
+            return;
+        };
+        for (epoch, fates) in checkpoints {
+            manifests.accounted(epoch, fates);
+        }
+        let complete: Vec<_> = std::iter::from_fn(|| manifests.next()).collect();
+        self.coordinator.want_full(manifests.wants_full());
+        for manifest in complete {
+            self.record(Decision::Checkpoint(Box::new(manifest)));
+        }
     }
 
     fn record(&mut self, decision: Decision) {
@@ -464,9 +616,15 @@ impl Desk {
         }
     }
 
-    /// Once the last epoch is durable there is nothing left to say.
+    /// Whether the last epoch is released, and its manifest recorded where that is done.
+    fn is_done(&self) -> bool {
+        let is_published = self.manifests.is_none() || self.published == self.last;
+        self.last.is_some() && self.last == self.released && is_published
+    }
+
+    /// Nothing is left to say.
     fn leave_when_done(&mut self) {
-        if self.last.is_some() && self.last == self.durable {
+        if self.is_done() {
             self.capability = None;
         }
     }
@@ -481,5 +639,116 @@ impl Desk {
         let wait = self.coordinator.next_poll(now).max(SHORTEST_WAIT);
         self.alarm = Some(now + wait);
         Some(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::epoch::{PartitionReport, Standing};
+    use crate::ledger::{Fate, Fates};
+    use crate::time::{Offset, PartitionId, Span};
+
+    /// A coordinator of two workers without a dataflow, whose borders are always due.
+    fn desk() -> Desk {
+        let coordinator = CoordinatorOptions {
+            workers: 2,
+            epoch: Duration::ZERO,
+            checkpoint: Duration::ZERO,
+            grain: Span(1),
+            close_on_idle: false,
+            drain: true,
+            ends: false,
+        };
+        let partition = Partition {
+            id: PartitionId(0),
+            name: "rows[0]".to_owned(),
+        };
+        let options = ControlOptions {
+            coordinator,
+            resume: Arc::new(Resume::fresh([partition], EventTime(0))),
+            notices: Notices::default(),
+            record: None,
+            offset_unit: OffsetUnit::Records,
+            failure: Failure::default(),
+            manifests: None,
+        };
+        let mut desk = Desk::new(None, options, 2);
+        assert!(matches!(
+            desk.decide()[..],
+            [Down::Started, Down::Close { .. }]
+        ));
+        desk
+    }
+
+    /// Both workers close epoch 0, in which partition 0 had three records.
+    fn close_epoch(desk: &mut Desk, to: Offset) -> Vec<Down> {
+        let row = PartitionReport {
+            partition: PartitionId(0),
+            is_located: true,
+            from: Offset(0),
+            to,
+            gaps: 0,
+            read: 3,
+            max_event: EventTime(0),
+            watermark: EventTime(0),
+            own_watermark: EventTime(0),
+            standing: Standing::Active,
+            has_backlog: false,
+        };
+        for (worker, partitions) in [vec![row], Vec::new()].into_iter().enumerate() {
+            let epoch = Epoch(0);
+            desk.hear(Up::Report(Report {
+                worker,
+                epoch,
+                partitions,
+            }));
+        }
+        desk.decide()
+    }
+
+    fn account(desk: &mut Desk, on_time: u64) {
+        let mut fates = Fates {
+            read: 3,
+            ..Fates::default()
+        };
+        fates.add(Fate::OnTime, on_time);
+        for partitions in [[(PartitionId(0), fates)].into(), BTreeMap::new()] {
+            let epoch = Epoch(0);
+            desk.hear(Up::Account(Account { epoch, partitions }));
+        }
+    }
+
+    fn releases(answers: &[Down]) -> bool {
+        answers.iter().any(|down| matches!(down, Down::Released(_)))
+    }
+
+    #[test]
+    fn an_epoch_is_released_once_it_is_durable_and_accounted_for() {
+        let mut desk = desk();
+        let decided = close_epoch(&mut desk, Offset(3));
+        assert!(matches!(decided[0], Down::Mark(_)), "{decided:?}");
+        desk.notices.send(Notice::Durable(Epoch(0)));
+        assert!(!releases(&desk.decide()), "nobody accounts for it");
+        account(&mut desk, 3);
+        assert!(releases(&desk.decide()));
+        assert!(!desk.failure.is_set());
+    }
+
+    #[test]
+    fn an_epoch_that_is_off_is_not_released() {
+        let mut desk = desk();
+        close_epoch(&mut desk, Offset(3));
+        desk.notices.send(Notice::Durable(Epoch(0)));
+        account(&mut desk, 2);
+        assert!(!releases(&desk.decide()));
+        assert!(desk.failure.is_set());
+    }
+
+    #[test]
+    fn a_border_that_is_off_is_not_marked() {
+        let mut desk = desk();
+        assert!(close_epoch(&mut desk, Offset(4)).is_empty());
+        assert!(desk.failure.is_set());
     }
 }

@@ -1,5 +1,6 @@
 //! Builds and steps the dataflows of all workers.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -24,7 +25,7 @@ use crate::ledger::{Fates, Ledger};
 use crate::sink::{OutputSpec, SinkContext, SinkFactory};
 use crate::source::{Partition, SharedSource};
 use crate::terminal;
-use crate::time::{Epoch, EventTime, PartitionId, Time};
+use crate::time::{EventTime, PartitionId, Time};
 
 /// How often a worker without work looks whether the run has failed.
 const LOOK: Duration = Duration::from_millis(50);
@@ -303,6 +304,8 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
         resume: Arc::clone(&kit.shared.resume),
         notices: kit.notices.clone(),
         record: record.map(|record| record as Box<dyn FnMut(Decision)>),
+        offset_unit: kit.shared.source.offset_unit(),
+        failure: kit.shared.failure.clone(),
     };
     control_dataflow(worker, &view, control);
     let context = worker_context(worker, view, Arc::clone(&kit.shared));
@@ -314,7 +317,7 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
         }
         worker.step_or_park(Some(LOOK));
     }
-    context.close_ledger(Epoch(u64::MAX));
+    context.end_ledger();
     context.ledger.borrow().total().clone()
 }
 
@@ -324,6 +327,7 @@ fn worker_context(worker: &Worker, view: ControlView, run: Arc<RunShared>) -> Rc
         peers: worker.peers(),
         view,
         ledger: Ledger::default().into(),
+        main_ends: Cell::new(0),
         committed: ProbeHandle::new(),
         run,
     })
@@ -355,16 +359,7 @@ fn summarize(
         *fates.entry(*partition).or_default() += *part;
     }
     let ranges = metrics.ranges();
-    let found = ranges
-        .keys()
-        .filter(|id| !partitions.iter().any(|known| known.id == **id));
-    let found: Vec<_> = found
-        .map(|id| Partition {
-            id: *id,
-            name: format!("partition {id}"),
-        })
-        .collect();
-    partitions.extend(found);
+    partitions.extend(metrics.found());
     let inputs = partitions.into_iter().map(|partition| {
         let id = partition.id;
         let range = ranges.get(&id).copied().unwrap_or_default();

@@ -84,7 +84,9 @@ struct Lane {
     /// Where the records of the open epoch begin.
     epoch_from: Option<Offset>,
     position: Option<Offset>,
+    /// Offsets of the open epoch that were never delivered, and records that were.
     gaps: u64,
+    read: u64,
     heard: Instant,
 }
 
@@ -260,6 +262,7 @@ impl<R> Ingest<R> {
             epoch_from: offset,
             position: offset,
             gaps: 0,
+            read: 0,
             heard: Instant::now(),
         });
     }
@@ -356,7 +359,7 @@ impl<R> Ingest<R> {
         }
         for (lane, row) in self.lanes.iter_mut().zip(&rows) {
             lane.standing = row.map_or(lane.standing, |row| row.standing);
-            (lane.epoch_from, lane.gaps) = (lane.position, 0);
+            (lane.epoch_from, lane.gaps, lane.read) = (lane.position, 0, 0);
         }
         self.recorded = None;
         self.open_next(next_opened_at);
@@ -496,9 +499,8 @@ impl<R> Ingest<R> {
 
     fn decode_batch(&mut self, index: usize, batch: RawBatch) -> Ingested<R> {
         let lane = &mut self.lanes[index];
-        let from = lane
-            .position
-            .or_else(|| batch.records.first().map(|record| record.offset));
+        let from = lane.position.or_else(|| lane.inbox.state().0.start);
+        let from = from.or_else(|| batch.records.first().map(|record| record.offset));
         let from = from.unwrap_or(batch.next_offset);
         let mut work = BatchWork {
             options: &self.options,
@@ -526,6 +528,7 @@ impl<R> Ingest<R> {
         lane.epoch_from.get_or_insert(from);
         lane.position = Some(batch.next_offset);
         lane.gaps += batch.gaps;
+        lane.read += fates.read;
         lane.heard = Instant::now();
         let bytes = batch.bytes.len() as u64;
         self.read += fates.read;
@@ -559,16 +562,18 @@ fn close_lane(lane: &mut Lane, idle_after: Duration) -> PartitionReport {
     let position = known.unwrap_or_default();
     let report = PartitionReport {
         partition: lane.partition.id,
+        is_located: known.is_some(),
         from: lane.epoch_from.unwrap_or(position),
         to: position,
         gaps: lane.gaps,
         max_event: lane.watermark.max_event(),
+        read: lane.read,
         watermark: lane.watermark.current(),
         own_watermark: lane.watermark.own(),
         standing: lane.standing,
         has_backlog,
     };
-    (lane.epoch_from, lane.gaps) = (known, 0);
+    (lane.epoch_from, lane.gaps, lane.read) = (known, 0, 0);
     report
 }
 
