@@ -11,7 +11,7 @@ use super::plan::Plan;
 use super::progress::{ProgressThread, Style};
 use super::registry::PipelineEntry;
 use super::resources::Resources;
-use super::signal::Signals;
+use super::signal::{Answer, Signals};
 use super::{report, summary};
 use crate::epoch::MemoryLog;
 use crate::runtime::control::{Notice, Notices};
@@ -43,10 +43,18 @@ pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
 
 fn catch(notices: Notices, quiet: bool) -> Result<Signals, CliError> {
     let stop = move || {
-        if !quiet {
-            terminal::message(format_args!("stopping… (once more to stop at once)"));
-        }
+        let is_running = notices.are_heard();
         notices.send(Notice::Stop);
+        if !quiet && is_running {
+            terminal::message(format_args!("stopping… (once more to stop at once)"));
+        } else if !quiet {
+            terminal::message(format_args!("stopped before anything was read"));
+        }
+        if is_running {
+            Answer::Finish
+        } else {
+            Answer::Leave
+        }
     };
     Signals::take(stop).map_err(|error| CliError::Failed(format!("signals: {error}")))
 }
