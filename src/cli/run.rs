@@ -33,11 +33,12 @@ pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
         announce(&plan, matches);
     }
     let options = options(&plan, notices, Arc::clone(&metrics));
-    let progress = ProgressThread::start(Arc::clone(&metrics), Style::new(quiet));
+    let progress =
+        ProgressThread::start(Arc::clone(&metrics), Style::new(quiet), plan.settings.wait);
     let outcome = run(options);
     progress.stop();
     let result = outcome?;
-    conclude(&result, &plan, &metrics, matches)?;
+    conclude(&result, &plan, &metrics, entry, matches)?;
     Ok(signals.exit_code().unwrap_or(DONE))
 }
 
@@ -167,6 +168,7 @@ fn conclude(
     result: &Summary,
     plan: &Plan,
     metrics: &Metrics,
+    entry: &dyn PipelineEntry,
     matches: &ArgMatches,
 ) -> Result<(), CliError> {
     let resources = Resources::now();
@@ -183,7 +185,7 @@ fn conclude(
     let Some(path) = matches.get_one::<String>("report") else {
         return Ok(());
     };
-    let options = report::options(plan, matches);
+    let options = report::options(plan, entry, matches);
     report::write(
         Path::new(path),
         &report::of_run(result, plan, metrics, resources, options),

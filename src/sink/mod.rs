@@ -11,6 +11,7 @@
 //! | [`uri`] | what a `--to` URI means |
 //! | [`thread`] | one sink on a thread of its own, behind a bounded queue |
 //! | [`console`], [`ndjson`], [`null`] | standard output, one file, nothing |
+//! | [`detach`] | standard output beside outputs that matter when nobody reads it any more |
 //! | [`files`] | CSV and Parquet files that appear whole, in a folder or a bucket |
 //! | [`encode`] | rows as JSON, CSV and Parquet |
 
@@ -24,6 +25,7 @@ use crate::rows::{Columns, Rows};
 use crate::time::{Epoch, EventTime, Shard, Span};
 
 pub mod console;
+pub mod detach;
 pub mod encode;
 pub mod files;
 mod folder;
