@@ -199,6 +199,37 @@ fn a_second_signal_ends_a_run_at_once() {
     assert!(!text.contains("records per CPU-second"), "{text}");
 }
 
+/// Whoever writes there holds the terminal, and no message can be shown.
+#[test]
+fn a_second_signal_is_heard_behind_a_standard_output_that_nobody_takes_from() {
+    let dir = dir();
+    let windows = dir.path().join("windows.ndjson");
+    let to = format!("ndjson:{}", windows.display());
+    let mut run = Running::start(&[
+        "run",
+        "factory",
+        "--follow",
+        "--speed",
+        "max",
+        "--to",
+        &to,
+        "--to",
+        "alerts=ndjson:-",
+    ]);
+    let mut last = 0;
+    wait_for("nothing moves any more", || {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = fs::metadata(&windows).map_or(0, |it| it.len());
+        (now > 0 && std::mem::replace(&mut last, now) == now).then_some(())
+    });
+    wait_for("it ends", || {
+        run.signal("INT");
+        std::thread::sleep(Duration::from_millis(200));
+        run.child.try_wait().expect("a child")
+    });
+    assert_eq!(run.end().0, 130);
+}
+
 #[test]
 fn outputs_beside_a_closed_standard_output_are_whole() {
     let input = ["run", "factory", "--duration", "12h", "--speed", "max"];
