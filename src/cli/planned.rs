@@ -11,7 +11,7 @@ const NO_HTTP: &str = "there is no HTTP endpoint yet";
 const TWO_PIPELINES: &str = "the pipelines are cars and factory";
 
 /// Flags, commands and pipelines, and what there is instead.
-const PLANNED: [(&str, &str); 20] = [
+const PLANNED: &[(&str, &str)] = &[
     ("--state", NOT_KEPT),
     ("--fresh", NOT_KEPT),
     ("--replace-output", NOT_KEPT),
