@@ -6,8 +6,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{EpochRows, OutputSpec, Sink, SinkContext, SinkError, SinkFactory, Written};
-use crate::time::Shard;
+use super::{
+    EpochRows, Guarantee, JobContext, OutputSpec, Sink, SinkContext, SinkError, SinkFactory,
+    Written,
+};
+use crate::time::{Epoch, Shard};
 
 /// A target without which a run can go on.
 pub struct Detachable {
@@ -29,6 +32,14 @@ impl Detachable {
 }
 
 impl SinkFactory for Detachable {
+    fn identity(&self) -> String {
+        self.target.identity()
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        self.target.guarantee()
+    }
+
     fn shards(&self) -> u32 {
         self.target.shards()
     }
@@ -37,8 +48,13 @@ impl SinkFactory for Detachable {
         self.target.check(output)
     }
 
-    fn prepare(&self, output: &OutputSpec, partitions: u32) -> Result<(), SinkError> {
-        self.target.prepare(output, partitions)
+    fn prepare(
+        &self,
+        output: &OutputSpec,
+        partitions: u32,
+        job: Option<&JobContext>,
+    ) -> Result<(), SinkError> {
+        self.target.prepare(output, partitions, job)
     }
 
     fn open(
@@ -86,6 +102,14 @@ impl DetachableSink {
 }
 
 impl Sink for DetachableSink {
+    fn committed(&self, shard: Shard) -> Option<Epoch> {
+        self.sink.committed(shard)
+    }
+
+    fn position(&self, shard: Shard) -> u64 {
+        self.sink.position(shard)
+    }
+
     fn commit(&mut self, epoch: &EpochRows) -> Result<Written, SinkError> {
         self.unless_gone(|sink| sink.commit(epoch))
     }
@@ -109,13 +133,19 @@ mod tests {
     struct OneEpoch(u32);
 
     impl SinkFactory for OneEpoch {
+        fn identity(&self) -> String {
+            "one-epoch".to_owned()
+        }
+        fn guarantee(&self) -> Guarantee {
+            Guarantee::AtLeastOnce
+        }
         fn shards(&self) -> u32 {
             1
         }
         fn check(&self, _: &OutputSpec) -> Result<String, SinkError> {
             Ok(String::new())
         }
-        fn prepare(&self, _: &OutputSpec, _: u32) -> Result<(), SinkError> {
+        fn prepare(&self, _: &OutputSpec, _: u32, _: Option<&JobContext>) -> Result<(), SinkError> {
             Ok(())
         }
         fn open(
