@@ -12,6 +12,7 @@
 //! | [`job`] | what a sink must know to commit each epoch exactly once |
 //! | [`thread`] | one sink on a thread of its own, behind a bounded queue |
 //! | [`console`], [`ndjson`], [`null`] | standard output, one file, nothing |
+//! | [`detach`] | standard output beside outputs that matter when nobody reads it any more |
 //! | [`files`] | CSV and Parquet files that appear whole, in a folder or a bucket |
 //! | [`encode`] | rows as JSON, CSV and Parquet |
 
@@ -25,6 +26,7 @@ use crate::rows::{Columns, Rows};
 use crate::time::{Epoch, EventTime, Shard, Span};
 
 pub mod console;
+pub mod detach;
 pub mod encode;
 pub mod files;
 mod folder;
