@@ -60,7 +60,8 @@ impl FolderStorage {
         }
         if ready.is_empty() {
             let staging = self.root.join(STAGING);
-            make_folders(parent(&self.root), &staging)?;
+            let highest = if staging.is_absolute() { "/" } else { "." };
+            make_folders(Path::new(highest), &staging)?;
             sweep(&staging)?;
             sync_folder(parent(&self.root))?;
         }

@@ -8,19 +8,44 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`storage`] | objects that are put once, read, listed and deleted: all that is asked of a place |
-//! | [`folder`], `bucket` | such places: a folder, a bucket that speaks S3 |
+//! | [`folder`], `bucket`, [`memory`] | such places: a folder, a bucket that speaks S3, a map for tests |
+//! | [`frame`] | what tells a whole object from a torn, damaged, foreign or newer one |
+//! | [`log`] | the epoch log: claiming it, reading it, writing it |
+//! | [`manifest`] | everything that a run goes on from, as of one epoch |
+//! | [`config`] | how a configuration differs from that of the job |
+//! | [`checkpoint`] | the state of operators in one object per worker and checkpoint |
+//! | [`history`] | epochs that are kept for a replay, out of the way of a start |
+//! | [`retention`] | what may be deleted, and when |
 
 use std::path::Path;
 use std::sync::Arc;
 
 use thiserror::Error;
 
+pub use self::checkpoint::{Checkpoint, CheckpointHeader, Snapshot};
 pub use self::folder::FolderStorage;
+pub use self::frame::FrameError;
+pub use self::log::{
+    Claim, JobRecord, LogItem, LogObject, LogView, LogWriteError, LogWriter, Past, Starter,
+    Takeover, claim,
+};
+pub use self::manifest::{
+    Checksum, Digest, EpochDigest, Manifest, ObjectRef, OutputTotals, PartitionState,
+};
+pub use self::memory::MemoryStorage;
 pub use self::storage::{Put, Storage, StorageError, StorageOptions};
 
 #[cfg(feature = "s3")]
 mod bucket;
+pub mod checkpoint;
+pub mod config;
 pub mod folder;
+pub mod frame;
+pub mod history;
+pub mod log;
+pub mod manifest;
+pub mod memory;
+pub mod retention;
 pub mod storage;
 
 /// Why a state cannot be used.
@@ -32,6 +57,64 @@ pub enum StateError {
     /// The place cannot be read or written.
     #[error("state: {0}")]
     Storage(#[from] StorageError),
+    /// An object is not what was written.
+    #[error("{place}: {name}: {problem}{}", advice(.problem))]
+    Damaged {
+        /// The storage.
+        place: String,
+        /// The object.
+        name: String,
+        /// What is wrong with it.
+        problem: FrameError,
+    },
+    /// Objects are whole, but do not fit together.
+    #[error("{place}: {name}: {problem}")]
+    Inconsistent {
+        /// The storage.
+        place: String,
+        /// The object at which it shows.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The state is not for this run: the text says why and what to do.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What to do about an object that cannot be read.
+fn advice(problem: &FrameError) -> &'static str {
+    match problem {
+        FrameError::Newer { .. } => "",
+        _ => "; restore it from a copy, or start anew with --fresh",
+    }
+}
+
+impl StateError {
+    fn damaged(storage: &dyn Storage, name: &str, problem: FrameError) -> Self {
+        Self::Damaged {
+            place: storage.name(),
+            name: name.to_owned(),
+            problem,
+        }
+    }
+
+    fn inconsistent(storage: &dyn Storage, name: &str, problem: &str) -> Self {
+        Self::Inconsistent {
+            place: storage.name(),
+            name: name.to_owned(),
+            problem: problem.to_owned(),
+        }
+    }
+
+    /// Whether the state was read well enough to say that it is not for this run, or that
+    /// something is wrong with it; otherwise the place or the address is.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(_) | Self::Damaged { .. } | Self::Inconsistent { .. }
+        )
+    }
 }
 
 /// The place that `uri` names: a folder, also as `dir:PATH`, or `s3://bucket/prefix`. A bucket is
