@@ -1,0 +1,193 @@
+//! How a run goes on writing, until a newer one does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use thiserror::Error;
+use uuid::Uuid;
+
+use super::claim::Claim;
+use super::{JobRecord, LogItem, LogObject, Past, highest, object_name};
+use crate::epoch::LogError;
+use crate::sink::{NewestRun, RunNumber, SinkError};
+use crate::state::retention::{History, Own, Retention};
+use crate::state::{Put, StateError, Storage, StorageError};
+
+/// The only writer of the log, as long as its run is the newest.
+pub struct LogWriter {
+    storage: Arc<dyn Storage>,
+    run: RunNumber,
+    nonce: Uuid,
+    job_at: Option<u64>,
+    /// The numbers of the objects that were there at the start.
+    numbers: Vec<u64>,
+    /// The number of the last object written.
+    last: Arc<AtomicU64>,
+    /// Whether a put has failed: what stands at the next number is unknown.
+    is_broken: bool,
+}
+
+/// Why the log was not written.
+#[derive(Debug, Error)]
+pub enum LogWriteError {
+    /// A newer run has claimed the log: this one must end.
+    #[error("run {run} goes on with this job now; this one has ended")]
+    Fenced {
+        /// The run that stands where this one was to write.
+        run: RunNumber,
+    },
+    /// It cannot be read or written.
+    #[error("{0}")]
+    State(#[from] StateError),
+}
+
+impl From<LogWriteError> for LogError {
+    fn from(error: LogWriteError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl LogWriter {
+    pub(super) fn new(claim: Claim) -> Self {
+        Self {
+            storage: claim.storage,
+            run: claim.run,
+            nonce: claim.nonce,
+            job_at: claim.job_at,
+            numbers: claim.numbers,
+            last: Arc::new(AtomicU64::new(claim.number)),
+            is_broken: false,
+        }
+    }
+
+    /// The number of the run.
+    pub const fn run(&self) -> RunNumber {
+        self.run
+    }
+
+    /// The number of the last object written.
+    pub fn last_number(&self) -> u64 {
+        self.last.load(Ordering::Acquire)
+    }
+
+    /// Writes one object with these items and returns its number; when this returns, they are
+    /// durable and belong to the newest run.
+    ///
+    /// # Errors
+    /// [`LogWriteError::Fenced`] when a newer run has claimed the log. After any error the items
+    /// may be in the log or not, and nothing more can be appended: the next run will see.
+    pub fn append(&mut self, items: &[LogItem]) -> Result<u64, LogWriteError> {
+        if self.is_broken {
+            return Err(self.refused("it cannot be written after an error").into());
+        }
+        let number = self.last_number() + 1;
+        let has_job = items.iter().any(|item| matches!(item, LogItem::Job(_)));
+        let object = LogObject {
+            run: self.run,
+            nonce: self.nonce,
+            job_at: if has_job { Some(number) } else { self.job_at },
+            items: items.to_vec(),
+        };
+        let result = self.put(number, &object);
+        self.is_broken = result.is_err();
+        result?;
+        self.job_at = object.job_at;
+        self.last.store(number, Ordering::Release);
+        Ok(number)
+    }
+
+    fn put(&self, number: u64, object: &LogObject) -> Result<(), LogWriteError> {
+        let name = object_name(number);
+        let put = self.storage.put(&name, &object.encode());
+        if put.map_err(StateError::from)? == Put::Written {
+            return Ok(());
+        }
+        match LogObject::read(&*self.storage, number)? {
+            Some(found) if found == *object => Ok(()),
+            Some(found) if found.nonce != self.nonce => {
+                Err(LogWriteError::Fenced { run: found.run })
+            }
+            // Neither can be while the rules are kept: takeovers are never deleted.
+            _ => Err(self
+                .refused(&format!("{name} is not what was put there"))
+                .into()),
+        }
+    }
+
+    fn refused(&self, what: &str) -> StateError {
+        StateError::Refused(format!("{}: the epoch log: {what}", self.storage.name()))
+    }
+
+    /// What deletes that which is no longer needed of this job, `past` being what this run goes on
+    /// from (`None`: the job is new).
+    pub fn retention(
+        &mut self,
+        history: History,
+        job: &JobRecord,
+        past: Option<&Past>,
+    ) -> Retention {
+        let own = Own {
+            job: job.job,
+            opened_at: job.opened_at,
+            job_at: self.job_at.unwrap_or(0),
+            run: self.run,
+            numbers: std::mem::take(&mut self.numbers),
+            chain: past
+                .and_then(|past| past.manifest.as_ref())
+                .map_or_else(Vec::new, |manifest| manifest.objects.clone()),
+        };
+        Retention::new(Arc::clone(&self.storage), history, own)
+    }
+
+    /// The log as others on this run's side see it.
+    pub fn view(&self) -> LogView {
+        LogView {
+            storage: Arc::clone(&self.storage),
+            run: self.run,
+            nonce: self.nonce,
+            last: Arc::clone(&self.last),
+        }
+    }
+}
+
+/// Says which run is the newest.
+#[derive(Clone)]
+pub struct LogView {
+    storage: Arc<dyn Storage>,
+    run: RunNumber,
+    nonce: Uuid,
+    last: Arc<AtomicU64>,
+}
+
+impl LogView {
+    fn newest(&self) -> Result<RunNumber, StateError> {
+        // What follows the own last object is the own next one, or the takeover of a newer run,
+        // which is never deleted. So the log need not be listed as long as nothing has happened.
+        let mut number = self.last.load(Ordering::Acquire);
+        loop {
+            number += 1;
+            match LogObject::read(&*self.storage, number)? {
+                None => return Ok(self.run),
+                Some(object) if object.nonce == self.nonce => {}
+                Some(_) => break,
+            }
+        }
+        let top = highest(&*self.storage)?;
+        Ok(top.map_or(self.run, |(_, object)| object.run))
+    }
+}
+
+impl NewestRun for LogView {
+    fn newest_run(&self) -> Result<RunNumber, SinkError> {
+        self.newest().map_err(|error| match error {
+            StateError::Storage(StorageError::Aborted) => SinkError::Aborted,
+            StateError::Storage(StorageError::Unreachable { target, reason }) => {
+                SinkError::Unreachable { target, reason }
+            }
+            other => SinkError::Write {
+                target: self.storage.name(),
+                reason: other.to_string(),
+            },
+        })
+    }
+}
