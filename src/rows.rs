@@ -3,6 +3,8 @@
 //! Workers append typed cells; sinks (on threads of their own) encode them. The layout is close
 //! to Arrow's, without depending on it, so that the library builds with no feature at all.
 
+mod digest;
+
 use std::sync::Arc;
 
 use crate::time::EventTime;

@@ -13,7 +13,6 @@ use super::registry::PipelineEntry;
 use super::resources::Resources;
 use super::signal::{Answer, Signals};
 use super::{report, summary};
-use crate::epoch::MemoryLog;
 use crate::runtime::control::{Notice, Notices};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::{RunOptions, Summary, run};
@@ -81,7 +80,7 @@ fn options(plan: &Plan, notices: Notices, metrics: Arc<Metrics>) -> RunOptions {
         drain: settings.end.drain,
         dims_refresh: settings.dims_refresh,
         run_label: run_label(),
-        log: Box::new(MemoryLog::default()),
+        state: None,
         metrics,
         notices,
     }

@@ -2,11 +2,10 @@
 //!
 //! * [`Coordinator`] announces borders, collects the workers' [`Report`]s and decides each
 //!   epoch's [`EpochEntry`]; it is the only writer.
-//! * [`EpochLog`] is told each entry before any sink may commit its epoch.
+//! * The log is told each entry before any sink may commit its epoch; see [`crate::state`].
 //! * [`Audit`] releases an epoch to the sinks once every record of it is accounted for.
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use crate::rows::Completeness;
 use crate::source::Partition;
@@ -122,41 +121,5 @@ impl EpochEntry {
         } else {
             Completeness::WallClock
         }
-    }
-}
-
-/// Where epochs are recorded. Lives on a thread of its own and may block.
-///
-/// An entry is appended before any effect of its epoch is visible in any sink.
-pub trait EpochLog: Send {
-    /// Records `entry`; returns when it is durable.
-    ///
-    /// # Errors
-    /// When it cannot be recorded: the run must end.
-    fn append(&mut self, entry: &EpochEntry) -> Result<(), LogError>;
-}
-
-/// Why an epoch cannot be recorded.
-#[derive(Debug, Error)]
-#[error("the epoch log cannot be written: {0}")]
-pub struct LogError(pub String);
-
-/// A log that lives as long as the run: nothing can be recovered from it.
-#[derive(Debug, Default)]
-pub struct MemoryLog {
-    last: Option<Epoch>,
-}
-
-impl EpochLog for MemoryLog {
-    fn append(&mut self, entry: &EpochEntry) -> Result<(), LogError> {
-        let expected = self.last.map_or(Epoch(0), Epoch::next);
-        if entry.epoch != expected {
-            return Err(LogError(format!(
-                "epoch {} came where {expected} was due",
-                entry.epoch
-            )));
-        }
-        self.last = Some(entry.epoch);
-        Ok(())
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use timely::dataflow::Scope;
 use timely::dataflow::operators::probe::Handle as ProbeHandle;
 
-use super::Blocks;
+use super::{Blocks, Keep};
 use crate::decode::DeadLetter;
 use crate::epoch::Resume;
 use crate::join::Policy;
@@ -51,6 +51,8 @@ pub struct RunShared {
     pub resume: Arc<Resume>,
     /// The sinks of each output.
     pub sinks: BTreeMap<String, Vec<Arc<dyn SinkFactory>>>,
+    /// Whether the run has a state.
+    pub has_state: bool,
     /// What the sinks share.
     pub sink_context: SinkContext,
     /// Counters.
@@ -69,6 +71,11 @@ impl RunShared {
     pub(super) fn declare(&self, spec: &OutputSpec) {
         let mut declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
         declared.insert(spec.name, spec.clone());
+    }
+
+    /// Whether some sink takes windows only when they are final, in a run with a state.
+    pub fn wants_finals(&self) -> bool {
+        self.has_state && self.sinks.values().flatten().any(|sink| sink.rolls_files())
     }
 
     /// Whether the output called `name` goes anywhere.
@@ -94,6 +101,8 @@ pub struct WorkerContext {
     pub ledger: RefCell<Ledger>,
     /// How many operators say that all fates are decided.
     pub main_ends: Cell<usize>,
+    /// What gathers the parts of checkpoints, when the run has a state.
+    pub keep: Option<Keep>,
     /// The frontier of what all sinks have committed.
     pub committed: ProbeHandle<Time>,
     /// What all workers share.

@@ -8,6 +8,7 @@
 pub use self::block::{Block, Record};
 pub use self::blocks::Blocks;
 pub use self::context::{Flow, FlowOptions, RunShared, WorkerContext};
+pub use self::keep::{Keep, Part};
 pub use self::enrich::{Catalog, DimStream, Enriched, Unmatched};
 pub use self::tally::Tally;
 pub use self::windows::{WindowRow, Windows};
@@ -16,6 +17,7 @@ mod block;
 mod blocks;
 mod context;
 mod enrich;
+mod keep;
 mod output;
 mod source;
 mod tally;

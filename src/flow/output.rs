@@ -32,10 +32,12 @@ use crate::ledger::Fate;
 use crate::rows::{Column, ColumnType, Columns, Origin, RowWriter, Rows, Tabular};
 use crate::runtime::RunError;
 use crate::runtime::control::Notice;
+use crate::runtime::manifests::Committed;
 use crate::sink::{
     EpochRows, Layout, OutputKind, OutputSpec, SinkError, SinkEvent, SinkFactory, SinkThread,
-    Written,
+    Written, sink_id,
 };
+use crate::state::{Digest, EpochDigest};
 use crate::time::{Epoch, EventTime, Offset, PartitionId, Shard, Time};
 use crate::window::Change;
 
@@ -138,7 +140,7 @@ impl<'s> Flow<'s> {
             return self.count(name, tallies, |_| 1);
         }
         let columns = Arc::clone(&spec.columns);
-        let build = move |tallies: Vec<Tally<V>>, _: u32| {
+        let build = move |tallies: Vec<Tally<V>>, _: Target| {
             let mut rows = Rows::new(Arc::clone(&columns));
             tallies.iter().for_each(|tally| rows.push(&to_row(tally)));
             BTreeMap::from([(Shard(0), rows)])
@@ -173,7 +175,8 @@ impl<'s> Flow<'s> {
         }
         let columns = Arc::clone(&spec.columns);
         let run = Arc::clone(&self.context.run);
-        let build = move |mut changes: Vec<Change<K, V>>, shards: u32| {
+        let build = move |mut changes: Vec<Change<K, V>>, target: Target| {
+            changes.retain(|change| target.takes(change));
             changes.sort_by_key(|change| (change.end, change.start, change.key, change.diff));
             run.metrics
                 .windows(name, changes.iter().map(|change| change.end));
@@ -193,11 +196,12 @@ impl<'s> Flow<'s> {
                     key,
                     value,
                 });
-                let shard = Shard(shard_of(key, KEY_SHARDS).0 % shards);
+                let shard = Shard(shard_of(key, KEY_SHARDS).0 % target.shards);
                 let rows = rows
                     .entry(shard)
                     .or_insert_with(|| Rows::new(Arc::clone(&columns)));
-                rows.push_result(&row, *pane, *diff);
+                // One that has become final stands as it is.
+                rows.push_result(&row, *pane, if *diff == 0 { 1 } else { *diff });
             }
             rows
         };
@@ -226,7 +230,7 @@ impl<'s> Flow<'s> {
             });
         }
         let columns = Arc::clone(&spec.columns);
-        let build = move |blocks: Vec<Block<R>>, shards: u32| {
+        let build = move |blocks: Vec<Block<R>>, target: Target| {
             let records = blocks.iter().flat_map(|block| {
                 let partition = block.partition;
                 block.records.iter().map(move |record| (partition, record))
@@ -236,7 +240,7 @@ impl<'s> Flow<'s> {
             records.sort_by_key(|(partition, record)| (*partition, record.offset));
             let mut rows: BTreeMap<Shard, Rows> = BTreeMap::new();
             for (partition, record) in records {
-                let shard = Shard(partition.0 % shards);
+                let shard = Shard(partition.0 % target.shards);
                 let rows = rows
                     .entry(shard)
                     .or_insert_with(|| Rows::new(Arc::clone(&columns)));
@@ -275,7 +279,7 @@ impl<'s> Flow<'s> {
         stream: &StreamVec<'s, Time, T>,
         spec: &OutputSpec,
         route: impl Fn(&T, u32) -> u32 + Clone + 'static,
-        build: impl Fn(Vec<T>, u32) -> BTreeMap<Shard, Rows> + Clone + 'static,
+        build: impl Fn(Vec<T>, Target) -> BTreeMap<Shard, Rows> + Clone + 'static,
     ) {
         let sinks = self.context.run.sinks.get(spec.name);
         for sink in sinks.into_iter().flatten().cloned().enumerate() {
@@ -291,10 +295,10 @@ impl<'s> Flow<'s> {
     ) {
         let run = Arc::clone(&self.context.run);
         let counted = changes.inspect_batch(move |_, changes| {
-            run.metrics
-                .windows(name, changes.iter().map(|change| change.end));
+            let changes = changes.iter().filter(|change| change.diff != 0);
+            run.metrics.windows(name, changes.map(|change| change.end));
         });
-        self.count(name, counted, |_| 1);
+        self.count(name, counted, |change| u64::from(change.diff != 0));
     }
 
     /// An output that goes nowhere is counted all the same, where its rows are: no row is built,
@@ -321,10 +325,15 @@ impl<'s> Flow<'s> {
         spec: OutputSpec,
         (rank, factory): (usize, Arc<dyn SinkFactory>),
         route: impl Fn(&T, u32) -> u32 + 'static,
-        build: impl Fn(Vec<T>, u32) -> BTreeMap<Shard, Rows> + 'static,
+        build: impl Fn(Vec<T>, Target) -> BTreeMap<Shard, Rows> + 'static,
     ) {
         let context = Rc::clone(&self.context);
         let shards = factory.shards();
+        let is_windows = matches!(spec.kind, OutputKind::Windows { .. });
+        let target = Target {
+            shards,
+            finals_only: is_windows && factory.rolls_files() && context.keep.is_some(),
+        };
         let scope = stream.scope();
         let probe = context.committed.clone();
         let by_shard = Exchange::new(move |item: &T| u64::from(route(item, shards)));
@@ -358,13 +367,31 @@ impl<'s> Flow<'s> {
                         });
                         while let Some(entry) = desk.next_complete(frontier) {
                             let items = arrived.remove(&entry.epoch).unwrap_or_default();
-                            desk.enqueue(&entry, build(items, shards));
+                            desk.enqueue(&entry, build(items, target));
                         }
                         desk.pump();
                     }
                 },
             )
             .probe_with(&probe);
+    }
+}
+
+/// What the rows of an epoch are made for.
+#[derive(Clone, Copy)]
+struct Target {
+    shards: u32,
+    /// Whether it takes windows only when nothing can follow.
+    finals_only: bool,
+}
+
+impl Target {
+    fn takes<K, V>(self, change: &Change<K, V>) -> bool {
+        if self.finals_only {
+            change.diff >= 0 && change.pane.is_final
+        } else {
+            change.diff != 0
+        }
     }
 }
 
@@ -384,6 +411,10 @@ struct CommitDesk {
     waiting: VecDeque<EpochRows>,
     /// How many shards of an epoch the sink has still to commit, and since when.
     uncommitted: BTreeMap<Epoch, (usize, Instant)>,
+    /// What was queued since the last checkpoint, in the order of epochs.
+    digests: Vec<EpochDigest>,
+    /// Where the shards stand that have committed a checkpoint's epoch.
+    checkpoints: BTreeMap<Epoch, BTreeMap<Shard, u64>>,
     last: Option<Epoch>,
     /// The reader of the output went away.
     is_closed: bool,
@@ -413,6 +444,8 @@ impl CommitDesk {
             epochs,
             waiting: VecDeque::new(),
             uncommitted: BTreeMap::new(),
+            digests: Vec::new(),
+            checkpoints: BTreeMap::new(),
             last: None,
             is_closed: false,
         }
@@ -463,6 +496,13 @@ impl CommitDesk {
 
     /// Queues an epoch's rows; at a checkpoint every shard commits, else those with rows.
     fn enqueue(&mut self, entry: &EpochEntry, mut rows: BTreeMap<Shard, Rows>) {
+        rows.values().for_each(|rows| self.digest(entry.epoch, rows));
+        if entry.is_checkpoint && self.context.keep.is_some() && !self.shards.is_empty() {
+            self.checkpoints.insert(entry.epoch, BTreeMap::new());
+        }
+        if self.is_closed {
+            self.note_all();
+        }
         for shard in &self.shards {
             let rows = rows.remove(shard);
             if self.is_closed {
@@ -487,7 +527,48 @@ impl CommitDesk {
 
     /// Whether the sink has something to do in an epoch without rows: windows become final.
     fn is_held_until_final(&self) -> bool {
-        self.factory.rolls_files() && matches!(self.spec.kind, OutputKind::Windows { .. })
+        let is_windows = matches!(self.spec.kind, OutputKind::Windows { .. });
+        is_windows && self.factory.rolls_files() && self.context.keep.is_none()
+    }
+
+    /// What a replay of these rows is compared with.
+    fn digest(&mut self, epoch: Epoch, rows: &Rows) {
+        if self.rank == 0 && self.context.keep.is_some() && !rows.is_empty() {
+            self.digests.push(EpochDigest {
+                epoch,
+                output: self.spec.name.to_owned(),
+                rows: rows.len() as u64,
+                digest: Digest(rows.digest()),
+            });
+        }
+    }
+
+    /// At a checkpoint the coordinator must know where each shard stands.
+    fn note(&mut self, epoch: Epoch, shard: Shard, position: u64) {
+        let Some(positions) = self.checkpoints.get_mut(&epoch) else {
+            return;
+        };
+        positions.insert(shard, position);
+        if positions.len() < self.shards.len() {
+            return;
+        }
+        let positions = self.checkpoints.remove(&epoch).unwrap_or_default();
+        let up_to = self.digests.partition_point(|it| it.epoch <= epoch);
+        self.context.view.committed(Committed {
+            epoch,
+            sink: sink_id(self.spec.name, &self.factory.identity()),
+            positions,
+            digests: self.digests.drain(..up_to).collect(),
+        });
+    }
+
+    /// Nobody takes the rows any more: they count as committed.
+    fn note_all(&mut self) {
+        for epoch in self.checkpoints.keys().copied().collect::<Vec<_>>() {
+            for shard in self.shards.clone() {
+                self.note(epoch, shard, 0);
+            }
+        }
     }
 
     /// Moves rows to the sink's thread, takes in what it has done, and follows with the capability.
@@ -528,8 +609,14 @@ impl CommitDesk {
 
     fn hear(&mut self, event: SinkEvent) {
         match event {
-            SinkEvent::Committed { epoch, written, .. } => {
+            SinkEvent::Committed {
+                epoch,
+                shard,
+                written,
+                position,
+            } => {
                 self.wrote(written);
+                self.note(epoch, shard, position);
                 if let Some((left, since)) = self.uncommitted.get_mut(&epoch) {
                     *left -= 1;
                     if *left == 0 {
@@ -550,6 +637,7 @@ impl CommitDesk {
                 self.is_closed = true;
                 self.waiting.clear();
                 self.uncommitted.clear();
+                self.note_all();
                 self.context.run.notices.send(Notice::Stop);
             }
             SinkEvent::Failed(error) => self.context.run.failure.set(RunError::Sink {

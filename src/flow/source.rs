@@ -16,6 +16,7 @@ use timely::dataflow::operators::generic::{OutputBuilder, OutputBuilderSession};
 use timely::scheduling::{Activator, SyncActivator};
 
 use super::context::WorkerContext;
+use super::keep::Keeper;
 use super::{Block, Blocks, Flow};
 use crate::decode::{DeadLetter, Decoded, Message, Rejection};
 use crate::epoch::EpochEntry;
@@ -60,6 +61,7 @@ impl<'s> Flow<'s> {
             );
             let mut desk = SourceDesk {
                 ingest,
+                keeper: Keeper::register(&context, "source"),
                 context,
                 reader: None,
                 waker: Arc::new(waker),
@@ -99,6 +101,8 @@ enum Next {
 struct SourceDesk<R> {
     ingest: Ingest<R>,
     context: Rc<WorkerContext>,
+    /// So that a worker without state takes part in checkpoints as well.
+    keeper: Option<Keeper>,
     reader: Option<Box<dyn Reader>>,
     /// Activates the source from the threads that read.
     waker: Arc<SyncActivator>,
@@ -281,6 +285,10 @@ impl<R: Clone + 'static> SourceDesk<R> {
             self.positions
                 .push_back((entry.epoch, self.own_positions(&entry)));
             self.is_ending |= entry.ending.is_some();
+            if let Some(keeper) = &self.keeper {
+                // Nothing of its own: what is to be known of partitions stands in the manifest.
+                keeper.keep(&entry, |_| ());
+            }
         }
     }
 

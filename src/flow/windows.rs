@@ -24,6 +24,7 @@ use timely::dataflow::operators::generic::{Operator, OutputBuilder};
 use timely::progress::frontier::MutableAntichain;
 
 use super::context::WorkerContext;
+use super::keep::Keeper;
 use super::{Block, Blocks, Record};
 use crate::aggregate::Aggregate;
 use crate::hash::shard_of;
@@ -73,10 +74,19 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
         let diverts = options.late == Late::Divert && self.context.run.has_sink("late");
         let late = if diverts { Late::Divert } else { Late::Drop };
         let assigner = Assigner::new(options.window, late, aggregate());
-        let state = WindowState::new(options.window, aggregate());
+        let mut state = WindowState::new(options.window, aggregate());
+        let keeper = Keeper::register(&self.context, "windows");
+        if let Some(keeper) = &keeper {
+            state = state.with_checkpoints();
+            state.resume(self.context.run.resume.watermark);
+            keeper.restore(|(place, key), entry| state.restore(place, key, entry));
+        }
+        if self.context.run.wants_finals() {
+            state = state.with_finals();
+        }
         let context = Rc::clone(&self.context);
         let (partials, late) = self.assign(key, assigner);
-        let changes = close_windows(partials, state, context);
+        let changes = close_windows(partials, state, keeper, context);
         Windows { changes, late }
     }
 
@@ -201,6 +211,7 @@ impl EpochWatch {
 fn close_windows<R: 'static, K: Key, A: Aggregate<R>>(
     partials: StreamVec<'_, Time, Partial<K, A::State>>,
     mut state: WindowState<R, K, A>,
+    keeper: Option<Keeper>,
     context: Rc<WorkerContext>,
 ) -> StreamVec<'_, Time, Change<K, A::Output>>
 where
@@ -237,6 +248,14 @@ where
                     && let Some(entry) = context.view.mark(epochs.next())
                 {
                     let mut changes = state.close(&entry);
+                    if let Some(keeper) = &keeper {
+                        keeper.keep(&entry, |entries| {
+                            state.checkpoint(entry.is_full, |place, key, value| {
+                                let bucket = shard_of(&key, KEY_SHARDS).0 as u8;
+                                entries.put(bucket, &(place, key), &value);
+                            });
+                        });
+                    }
                     if !changes.is_empty() {
                         output.session(held).give_container(&mut changes);
                     }

@@ -15,7 +15,7 @@ use crate::time::EventTime;
 pub type Snapshot<K, V> = BTreeMap<K, BTreeSet<(Option<EventTime>, V)>>;
 
 /// A change of the arrangement: a version of a key, added or withdrawn.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Change<K, V> {
     /// The key.
     pub key: K,
@@ -101,6 +101,10 @@ impl<K, V> DimStore<K, V> {
             .collect()
     }
 
+    fn get(&self, number: u64) -> Option<Arc<Vec<Change<K, V>>>> {
+        self.lock().get(&number).cloned()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<Vec<Change<K, V>>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,11 +112,22 @@ impl<K, V> DimStore<K, V> {
 
 /// Loads dimension tables for a run: once before it starts, and again while it goes on.
 pub trait DimLoader: Send + Sync {
-    /// The first load.
+    /// The first load of a job, with this number.
     ///
     /// # Errors
     /// When a table is missing or wrong.
-    fn first(&self) -> Result<(), DimError>;
+    fn first(&self, number: u64) -> Result<(), DimError>;
+
+    /// Puts back the loads of earlier runs, as [`DimLoader::stored`] gave them, in their order;
+    /// later ones get numbers from `next` on.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    fn restore(&self, loads: &[Vec<u8>], next: u64) -> Result<(), DimError>;
+
+    /// The last load, for the state: its number, that of the load which it changes, and its
+    /// contents.
+    fn stored(&self) -> StoredLoad;
 
     /// Loads again, at wall time `now`; the number of the load if something has changed.
     ///
@@ -127,11 +142,33 @@ pub trait DimLoader: Send + Sync {
     fn check(&self) -> Result<String, DimError>;
 }
 
+/// A load as a state keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredLoad {
+    /// Its number.
+    pub number: u64,
+    /// The load before it, whose changes it goes on from.
+    pub previous: Option<u64>,
+    /// Its contents.
+    pub bytes: Vec<u8>,
+}
+
+/// What a state keeps of a load: what has changed, and what all tables were then.
+type Contents<K, V> = (u64, Vec<Change<K, V>>, Snapshot<K, V>);
+
+/// The last load.
+struct Last<K, V> {
+    number: u64,
+    previous: Option<u64>,
+    next: u64,
+    snapshot: Snapshot<K, V>,
+}
+
 /// Tables of one source, loaded into a [`DimStore`].
 pub struct StoreLoader<K, V> {
     source: Box<dyn TableSource<K, V>>,
     store: Arc<DimStore<K, V>>,
-    last: Mutex<(u64, Snapshot<K, V>)>,
+    last: Mutex<Last<K, V>>,
 }
 
 impl<K: DimValue, V: DimValue> StoreLoader<K, V> {
@@ -140,8 +177,17 @@ impl<K: DimValue, V: DimValue> StoreLoader<K, V> {
         Self {
             source,
             store: Arc::default(),
-            last: Mutex::new((0, Snapshot::new())),
+            last: Mutex::new(Last {
+                number: 0,
+                previous: None,
+                next: 0,
+                snapshot: Snapshot::new(),
+            }),
         }
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Last<K, V>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the loads go.
@@ -151,23 +197,65 @@ impl<K: DimValue, V: DimValue> StoreLoader<K, V> {
 }
 
 impl<K: DimValue, V: DimValue> DimLoader for StoreLoader<K, V> {
-    fn first(&self) -> Result<(), DimError> {
+    fn first(&self, number: u64) -> Result<(), DimError> {
         let snapshot = self.source.load()?;
-        self.store.put(0, first(&snapshot));
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (0, snapshot);
+        self.store.put(number, first(&snapshot));
+        *self.last() = Last {
+            number,
+            previous: None,
+            next: number + 1,
+            snapshot,
+        };
         Ok(())
+    }
+
+    fn restore(&self, loads: &[Vec<u8>], next: u64) -> Result<(), DimError> {
+        let mut last = self.last();
+        for load in loads {
+            let read: Result<Contents<K, V>, _> = postcard::from_bytes(load);
+            let (number, changes, snapshot) = read.map_err(|error| {
+                DimError(format!("a stored load of the tables cannot be read: {error}"))
+            })?;
+            self.store.put(number, changes);
+            *last = Last {
+                number,
+                previous: None,
+                next,
+                snapshot,
+            };
+        }
+        Ok(())
+    }
+
+    fn stored(&self) -> StoredLoad {
+        let last = self.last();
+        let number = last.number;
+        let changes = self.store.get(number).unwrap_or_default();
+        let contents = postcard::to_stdvec(&(number, &*changes, &last.snapshot));
+        StoredLoad {
+            number,
+            previous: last.previous,
+            // Invariant: keys and rows are plain data of known length; memory takes all of it.
+            bytes: contents.expect("tables can be encoded"),
+        }
     }
 
     fn again(&self, now: EventTime) -> Result<Option<u64>, DimError> {
         let snapshot = self.source.load()?;
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let changes = between(&last.1, &snapshot, now);
+        let mut last = self.last();
+        let changes = between(&last.snapshot, &snapshot, now);
         if changes.is_empty() {
             return Ok(None);
         }
-        *last = (last.0 + 1, snapshot);
-        self.store.put(last.0, changes);
-        Ok(Some(last.0))
+        let number = last.next;
+        self.store.put(number, changes);
+        *last = Last {
+            number,
+            previous: Some(last.number),
+            next: number + 1,
+            snapshot,
+        };
+        Ok(Some(number))
     }
 
     fn check(&self) -> Result<String, DimError> {

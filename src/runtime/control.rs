@@ -22,11 +22,11 @@ use timely::worker::Worker;
 use super::manifests::{Committed, Manifests};
 use super::{Failure, RunError};
 use crate::epoch::{
-    Audit, Coordinator, CoordinatorOptions, EpochEntry, EpochLog, Instruction, Report, Resume,
+    Audit, Coordinator, CoordinatorOptions, EpochEntry, Instruction, Report, Resume,
 };
 use crate::ledger::{Account, LedgerError};
 use crate::source::{OffsetUnit, Partition};
-use crate::state::{LogItem, Manifest, ObjectRef};
+use crate::state::{Manifest, ObjectRef};
 use crate::time::{Epoch, EventTime};
 
 /// The coordinator looks at the clock at most this often.
@@ -349,29 +349,6 @@ pub enum Decision {
     Decided(EpochEntry),
     /// Its checkpoint is complete.
     Checkpoint(Box<Manifest>),
-}
-
-/// Runs `log` on a thread of its own. The result hands it entries and never blocks for long: the
-/// coordinator sets a border only after the one before was decided, and sinks wait for the log.
-pub fn log_thread(
-    mut log: Box<dyn EpochLog>,
-    notices: Notices,
-    fail: impl FnOnce(crate::epoch::LogError) + Send + 'static,
-) -> impl FnMut(EpochEntry) {
-    let (sender, receiver) = crossbeam_channel::bounded::<EpochEntry>(64);
-    std::thread::spawn(move || {
-        for entry in receiver {
-            if let Err(error) = log.append(&entry) {
-                fail(error);
-                return;
-            }
-            notices.send(Notice::Durable(entry.epoch));
-        }
-    });
-    move |entry| {
-        // A log that failed has ended its thread, and with it the run.
-        let _ = sender.send(entry);
-    }
 }
 
 /// The wall clock as an event time.

@@ -13,17 +13,21 @@ use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use timely::worker::Worker;
 
 use super::control::{
-    ControlOptions, ControlView, Decision, Notice, Notices, control_dataflow, log_thread,
+    ControlOptions, ControlView, Decision, Notice, Notices, control_dataflow,
     wall_clock,
 };
+use super::manifests::Manifests;
 use super::metrics::{Metrics, OutputCount, Range};
+use super::record::{Recorder, StoreOptions, store_parts};
+use super::state::{self, StateOptions};
 use super::{Failure, RunError};
-use crate::epoch::{CoordinatorOptions, EpochLog, Resume};
-use crate::flow::{Flow, FlowOptions, RunShared, WorkerContext};
+use crate::epoch::{CoordinatorOptions, Resume};
+use crate::flow::{Flow, FlowOptions, Keep, RunShared, WorkerContext};
 use crate::join::DimLoader;
 use crate::ledger::{Fates, Ledger};
-use crate::sink::{OutputSpec, SinkContext, SinkFactory};
+use crate::sink::{JobContext, OutputSpec, SinkContext, SinkFactory, sink_id};
 use crate::source::{Partition, SharedSource};
+use crate::state::{Checkpoint, LogItem, Manifest, Storage, dims};
 use crate::terminal;
 use crate::time::{EventTime, PartitionId, Time};
 
@@ -73,8 +77,8 @@ pub struct RunOptions {
     pub dims_refresh: Option<Duration>,
     /// What tells this run's files from those of others.
     pub run_label: String,
-    /// Where epochs are recorded.
-    pub log: Box<dyn EpochLog>,
+    /// Where the run's state is kept; `None`: nowhere.
+    pub state: Option<StateOptions>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// How other threads reach the run, to stop it.
@@ -115,6 +119,7 @@ pub fn describe(
         source: Arc::clone(source),
         resume: Arc::new(Resume::fresh([], EventTime::MIN)),
         sinks: BTreeMap::new(),
+        has_state: false,
         sink_context: SinkContext::default(),
         metrics: Arc::default(),
         notices: Notices::default(),
@@ -124,7 +129,7 @@ pub fn describe(
     });
     let (inner, pipeline) = (Arc::clone(&shared), Arc::clone(pipeline));
     timely::execute_directly(move |worker| {
-        let context = worker_context(worker, ControlView::default(), inner);
+        let context = worker_context(worker, ControlView::default(), None, inner);
         build(worker, context, &*pipeline);
         drop_dataflows(worker);
     });
@@ -139,24 +144,29 @@ pub fn describe(
 ///
 /// # Errors
 /// The first thing that went wrong; everything before it that was committed stays committed.
-pub fn run(options: RunOptions) -> Result<Summary, RunError> {
+pub fn run(mut options: RunOptions) -> Result<Summary, RunError> {
     let started = Instant::now();
     let failure = Failure::default();
-    let partitions = options.source.partitions().map_err(RunError::Source)?;
-    let dimensions = options.pipeline.dimensions();
-    if let Some(dimensions) = &dimensions {
-        dimensions.first().map_err(RunError::Dimensions)?;
-    }
-    let sinks = prepare_sinks(&options, partitions.len())?;
-    let resume = Resume::fresh(partitions.clone(), options.flow.ingest.started_at);
+    let outputs = describe(&options.pipeline, &options.flow, &options.source);
+    let sinks = outputs_with_sinks(&options, &outputs)?;
+    let Beginning {
+        resume,
+        partitions,
+        kept,
+        job,
+        recorder,
+    } = begin(&mut options, &sinks)?;
+    prepare_sinks(&outputs, &sinks, partitions.len(), job.as_deref())?;
     let shared = Arc::new(RunShared {
         pipeline: options.pipeline.name(),
         options: options.flow.clone(),
         source: Arc::clone(&options.source),
         resume: Arc::new(resume),
         sinks,
+        has_state: kept.is_some(),
         sink_context: SinkContext {
             run_label: options.run_label.clone(),
+            job,
             ..SinkContext::default()
         },
         metrics: Arc::clone(&options.metrics),
@@ -165,10 +175,11 @@ pub fn run(options: RunOptions) -> Result<Summary, RunError> {
         unmatched: AtomicU64::new(0),
         declared: Mutex::default(),
     });
-    let helpers = Helpers::start(&options, dimensions);
+    tell_found(&options.notices, &shared.resume, &partitions);
+    let helpers = Helpers::start(&options, kept.as_ref());
     let abort = Arc::clone(&shared.sink_context.abort);
-    let (metrics, workers) = (Arc::clone(&options.metrics), options.workers);
-    let ledgers = step_workers(options, &shared, &failure, workers);
+    let metrics = Arc::clone(&options.metrics);
+    let ledgers = step_workers(options, &shared, kept, recorder);
     helpers.stop();
     if let Some(error) = failure.take() {
         abort.store(true, Ordering::SeqCst);
@@ -177,34 +188,128 @@ pub fn run(options: RunOptions) -> Result<Summary, RunError> {
     Ok(summarize(&metrics, &shared, &ledgers?, partitions, started))
 }
 
-/// Makes what is missing in the targets, and checks the names of the outputs.
-fn prepare_sinks(
-    options: &RunOptions,
-    partitions: usize,
-) -> Result<BTreeMap<String, Vec<Arc<dyn SinkFactory>>>, RunError> {
-    let outputs = describe(&options.pipeline, &options.flow, &options.source);
-    let mut sinks: BTreeMap<String, Vec<Arc<dyn SinkFactory>>> = BTreeMap::new();
+/// The sinks of each output, by its name.
+type Sinks = BTreeMap<String, Vec<Arc<dyn SinkFactory>>>;
+
+/// Checks the names of the outputs.
+fn outputs_with_sinks(options: &RunOptions, outputs: &[OutputSpec]) -> Result<Sinks, RunError> {
+    let mut sinks = Sinks::new();
     for (name, factory) in &options.sinks {
-        let Some(output) = outputs.iter().find(|output| output.name == name) else {
+        if !outputs.iter().any(|output| output.name == name) {
             let names: Vec<_> = outputs.iter().map(|output| output.name).collect();
             return Err(RunError::Usage(format!(
                 "{} has no output {name:?} here; its outputs are {}",
                 options.pipeline.name(),
                 names.join(", ")
             )));
-        };
-        factory
-            .prepare(output, partitions as u32, None)
-            .map_err(|error| RunError::Sink {
-                output: output.name,
-                error,
-            })?;
+        }
         sinks
             .entry(name.clone())
             .or_default()
             .push(Arc::clone(factory));
     }
     Ok(sinks)
+}
+
+/// Makes what is missing in the targets.
+fn prepare_sinks(
+    outputs: &[OutputSpec],
+    sinks: &Sinks,
+    partitions: usize,
+    job: Option<&JobContext>,
+) -> Result<(), RunError> {
+    for output in outputs {
+        for factory in sinks.get(output.name).into_iter().flatten() {
+            let prepared = factory.prepare(output, partitions as u32, job);
+            prepared.map_err(|error| RunError::Sink {
+                output: output.name,
+                error,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Into how many shards each sink is split, by its id.
+fn shards_of(sinks: &Sinks) -> BTreeMap<String, u32> {
+    let each = sinks.iter().flat_map(|(output, factories)| {
+        let id = |factory: &Arc<dyn SinkFactory>| sink_id(output, &factory.identity());
+        factories
+            .iter()
+            .map(move |factory| (id(factory), factory.shards()))
+    });
+    each.collect()
+}
+
+/// Where a run begins, and what it writes down.
+struct Beginning {
+    resume: Resume,
+    partitions: Vec<Partition>,
+    kept: Option<Kept>,
+    job: Option<Arc<JobContext>>,
+    recorder: Recorder,
+}
+
+/// What a run with a state has of it.
+struct Kept {
+    store: StoreOptions,
+    restored: Arc<Vec<Checkpoint>>,
+    manifest: Option<Manifest>,
+    shards: BTreeMap<String, u32>,
+}
+
+fn begin(options: &mut RunOptions, sinks: &Sinks) -> Result<Beginning, RunError> {
+    let dimensions = options.pipeline.dimensions();
+    let started_at = options.flow.ingest.started_at;
+    let Some(state) = &options.state else {
+        let partitions = options.source.partitions().map_err(RunError::Source)?;
+        if let Some(dimensions) = dimensions {
+            dimensions.first(0).map_err(RunError::Dimensions)?;
+        }
+        return Ok(Beginning {
+            resume: Resume::fresh(partitions.clone(), started_at),
+            partitions,
+            kept: None,
+            job: None,
+            recorder: Recorder::new(None, options.notices.clone()),
+        });
+    };
+    let shards = shards_of(sinks);
+    let setting = state::Setting {
+        pipeline: options.pipeline.name(),
+        source: &options.source,
+        dimensions: dimensions.as_deref(),
+        shards: shards.clone(),
+        started_at,
+    };
+    let opened = state::open(state, &setting)?;
+    terminal::message(format_args!("{}", state::describe(&opened)));
+    let recorder = Some((opened.writer, opened.retention));
+    Ok(Beginning {
+        resume: opened.resume,
+        partitions: opened.partitions,
+        kept: Some(Kept {
+            store: StoreOptions {
+                storage: Arc::clone(&state.storage),
+                job: opened.job.job,
+                run: opened.job.run,
+            },
+            restored: Arc::new(opened.restored),
+            manifest: opened.manifest,
+            shards,
+        }),
+        job: Some(Arc::new(opened.job)),
+        recorder: Recorder::new(recorder, options.notices.clone()),
+    })
+}
+
+/// Partitions that are there now and that the state does not know were found since.
+fn tell_found(notices: &Notices, resume: &Resume, partitions: &[Partition]) {
+    let unknown = partitions.iter().filter(|it| !resume.knows(it.id));
+    let unknown: Vec<_> = unknown.cloned().collect();
+    if !unknown.is_empty() {
+        notices.send(Notice::Found(unknown));
+    }
 }
 
 type Ledgers = Vec<BTreeMap<PartitionId, Fates>>;
@@ -219,14 +324,16 @@ struct WorkerKit {
     notices: Notices,
     /// For the first worker of the run.
     record: Mutex<Option<Record>>,
+    kept: Option<Kept>,
 }
 
 fn step_workers(
     options: RunOptions,
     shared: &Arc<RunShared>,
-    failure: &Failure,
-    workers: usize,
+    kept: Option<Kept>,
+    recorder: Recorder,
 ) -> Result<Ledgers, RunError> {
+    let workers = options.workers;
     let coordinator = CoordinatorOptions {
         workers,
         epoch: options.epoch,
@@ -240,18 +347,16 @@ fn step_workers(
         pipeline,
         metrics,
         notices,
-        log,
         ..
     } = options;
-    let log_failure = failure.clone();
-    let fail = move |error| log_failure.set(RunError::Log(error));
-    let mut append = log_thread(log, notices.clone(), fail);
+    let mut append = recorder.start(shared.failure.clone());
     let record: Record = Box::new(move |decision| match decision {
         Decision::Replayed(entry) => metrics.decided(&entry),
         Decision::Decided(entry) => {
             metrics.decided(&entry);
-            append(entry);
+            append(LogItem::Epoch(entry));
         }
+        Decision::Checkpoint(manifest) => append(LogItem::Manifest(manifest)),
     });
     let kit = WorkerKit {
         pipeline,
@@ -259,6 +364,7 @@ fn step_workers(
         coordinator,
         notices,
         record: Mutex::new(Some(record)),
+        kept,
     };
     let config = if workers == 1 {
         timely::Config::thread()
@@ -292,6 +398,29 @@ fn guarded_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId,
     })
 }
 
+impl WorkerKit {
+    fn manifests(&self) -> Option<Manifests> {
+        let kept = self.kept.as_ref()?;
+        Some(Manifests::new(
+            self.coordinator.workers,
+            kept.shards.clone(),
+            &self.shared.resume,
+            kept.manifest.as_ref(),
+        ))
+    }
+
+    fn keep(&self, worker: usize, view: &ControlView) -> Option<Keep> {
+        let kept = self.kept.as_ref()?;
+        let failure = self.shared.failure.clone();
+        let parts = store_parts(kept.store.clone(), worker, view.post(), failure);
+        let send = move |part| {
+            // A thread that failed has ended the run.
+            let _ = parts.send(part);
+        };
+        Some(Keep::new(Arc::clone(&kept.restored), send))
+    }
+}
+
 fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fates> {
     let view = ControlView::default();
     let record = kit
@@ -306,9 +435,11 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
         record: record.map(|record| record as Box<dyn FnMut(Decision)>),
         offset_unit: kit.shared.source.offset_unit(),
         failure: kit.shared.failure.clone(),
+        manifests: kit.manifests().filter(|_| worker.index() == 0),
     };
     control_dataflow(worker, &view, control);
-    let context = worker_context(worker, view, Arc::clone(&kit.shared));
+    let keep = kit.keep(worker.index(), &view);
+    let context = worker_context(worker, view, keep, Arc::clone(&kit.shared));
     build(worker, Rc::clone(&context), &*kit.pipeline);
     while worker.has_dataflows() {
         if kit.shared.failure.is_set() {
@@ -321,13 +452,19 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
     context.ledger.borrow().total().clone()
 }
 
-fn worker_context(worker: &Worker, view: ControlView, run: Arc<RunShared>) -> Rc<WorkerContext> {
+fn worker_context(
+    worker: &Worker,
+    view: ControlView,
+    keep: Option<Keep>,
+    run: Arc<RunShared>,
+) -> Rc<WorkerContext> {
     Rc::new(WorkerContext {
         index: worker.index(),
         peers: worker.peers(),
         view,
         ledger: Ledger::default().into(),
         main_ends: Cell::new(0),
+        keep,
         committed: ProbeHandle::new(),
         run,
     })
@@ -377,6 +514,34 @@ fn summarize(
     }
 }
 
+/// Reads the dimension tables again; what has changed is stored before the coordinator hears of
+/// it. `unstored`: a load that could not be stored yet.
+fn refresh(
+    dimensions: &dyn DimLoader,
+    storage: Option<&dyn Storage>,
+    unstored: &mut Option<u64>,
+    notices: &Notices,
+) {
+    let failed = |error: &dyn std::fmt::Display| {
+        terminal::message(format_args!(
+            "dimensions: {error}; the rows read before stay in use"
+        ));
+    };
+    if unstored.is_none() {
+        match dimensions.again(wall_clock()) {
+            Ok(number) => *unstored = number,
+            Err(error) => return failed(&error),
+        }
+    }
+    let Some(number) = *unstored else { return };
+    let stored = storage.map(|storage| dims::store(storage, &dimensions.stored()));
+    if let Some(Err(error)) = stored {
+        return failed(&error);
+    }
+    *unstored = None;
+    notices.send(Notice::Refreshed(number));
+}
+
 /// The threads that look for new partitions and for changed dimension tables.
 struct Helpers {
     stop: Arc<AtomicBool>,
@@ -384,7 +549,7 @@ struct Helpers {
 }
 
 impl Helpers {
-    fn start(options: &RunOptions, dimensions: Option<Arc<dyn DimLoader>>) -> Self {
+    fn start(options: &RunOptions, kept: Option<&Kept>) -> Self {
         let mut helpers = Self {
             stop: Arc::default(),
             threads: Vec::new(),
@@ -398,15 +563,19 @@ impl Helpers {
                 }
             });
         }
-        if let (Some(interval), Some(dimensions)) = (options.dims_refresh, dimensions) {
+        if let (Some(interval), Some(dimensions)) =
+            (options.dims_refresh, options.pipeline.dimensions())
+        {
             let notices = options.notices.clone();
-            helpers.every(interval, move || match dimensions.again(wall_clock()) {
-                Ok(Some(number)) => notices.send(Notice::Refreshed(number)),
-                Ok(None) => {}
-                Err(error) => terminal::message(format_args!(
-                    "dimensions: {error}; the rows read before stay in use"
-                )),
-            });
+            let storage = kept.map(|kept| Arc::clone(&kept.store.storage));
+            let mut unstored = None;
+            let mut refresh =
+                move || refresh(&*dimensions, storage.as_deref(), &mut unstored, &notices);
+            if kept.is_some() {
+                // What has changed while nobody ran.
+                refresh();
+            }
+            helpers.every(interval, refresh);
         }
         helpers
     }

@@ -112,7 +112,8 @@ impl Lane {
         }
         let mut batch = self.pop()?;
         let gaps_left = row.gaps.saturating_sub(self.gaps);
-        self.rest = batch.split_off(row.to, gaps_left);
+        let read_left = row.read.saturating_sub(self.read);
+        self.rest = batch.split_off(row.to, gaps_left, read_left);
         Some(batch)
     }
 

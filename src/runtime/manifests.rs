@@ -184,6 +184,7 @@ impl Manifests {
         }
         let open = first.remove();
         let (entry, base) = open.decided?;
+        let (dims, dims_next) = (base.dims, base.dims_next);
         self.chain.extend(entry.is_full, open.objects.into_values());
         let mut digests = open.digests;
         digests.sort_by(|a, b| (a.epoch, &a.output).cmp(&(b.epoch, &b.output)));
@@ -195,13 +196,14 @@ impl Manifests {
         Some(Manifest {
             epoch: entry.epoch,
             watermark: entry.watermark,
+            opened_at: entry.opened_at,
             partitions: base.states(&open.fates.unwrap_or_default()),
             objects: self.chain.objects.clone(),
             sinks: open.sinks,
             outputs: self.outputs.clone(),
             digests,
-            dims: base.dims,
-            dims_next: base.dims_next,
+            dims,
+            dims_next,
             is_drained: entry.ending == Some(Ending::Drained),
         })
     }

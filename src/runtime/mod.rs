@@ -3,6 +3,8 @@
 //! * [`run`]: builds and steps the dataflows of all workers, until the last epoch is committed.
 //! * [`control`]: how workers and the coordinator talk.
 //! * [`ingest`]: what one worker reads.
+//! * [`state`]: what it finds in its state, and where it goes on from there.
+//! * [`manifests`]: when a checkpoint is complete, and what its manifest says.
 //! * [`metrics`]: what is counted while it goes on.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,18 +12,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 
-use crate::epoch::LogError;
 use crate::join::DimError;
 use crate::ledger::LedgerError;
 use crate::sink::SinkError;
 use crate::source::SourceError;
+use crate::state::StateError;
 
 pub use self::execute::{Pipeline, RunOptions, Summary, describe, run};
 
 pub mod control;
 mod execute;
 pub mod ingest;
+pub mod manifests;
 pub mod metrics;
+mod record;
+pub mod state;
 
 /// Why a run failed.
 #[derive(Debug, Error)]
@@ -43,9 +48,15 @@ pub enum RunError {
          epoch was committed"
     )]
     Ledger(#[source] LedgerError),
-    /// The epoch log cannot be written.
+    /// The state cannot be read or written.
     #[error("{0}")]
-    Log(#[source] LogError),
+    State(#[source] StateError),
+    /// The state is not for this run, or a newer run has taken it over.
+    #[error("{0}")]
+    Refused(String),
+    /// An object of a checkpoint is not what was written.
+    #[error("state: {0}; it is whole, but holds something else")]
+    Checkpoint(String),
     /// The dimension tables cannot be read.
     #[error("dimensions: {0}")]
     Dimensions(#[source] DimError),
@@ -61,6 +72,20 @@ pub enum RunError {
 }
 
 impl RunError {
+    /// Whether the run was not allowed to go on: its state is another's, or a newer run has it.
+    pub const fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(_)
+                | Self::Checkpoint(_)
+                | Self::Source(SourceError::Changed { .. })
+                | Self::Sink {
+                    error: SinkError::Fenced(_) | SinkError::Refused(_),
+                    ..
+                }
+        )
+    }
+
     /// Whether the run only ended because the reader of standard output went away.
     pub const fn is_closed_output(&self) -> bool {
         matches!(

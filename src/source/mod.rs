@@ -56,22 +56,25 @@ pub struct RawBatch {
 
 impl RawBatch {
     /// Cuts the batch at offset `end`; what lies at or behind it is returned, if there is anything.
-    /// Of the gaps, at most `gaps` lie before `end`.
-    pub fn split_off(&mut self, end: Offset, gaps: u64) -> Option<Self> {
+    /// Before `end` lie at most `gaps` of the gaps, and at most `read` records and blank lines.
+    pub fn split_off(&mut self, end: Offset, gaps: u64, read: u64) -> Option<Self> {
         if self.next_offset <= end {
             return None;
         }
         let first = self.records.partition_point(|record| record.offset < end);
         let gaps_before = self.gaps.min(gaps);
+        let blank_before = self.blank.min(read.saturating_sub(first as u64));
         let rest = Self {
             bytes: self.bytes.clone(),
             records: self.records.split_off(first),
             next_offset: self.next_offset,
             gaps: self.gaps - gaps_before,
+            blank: self.blank - blank_before,
             truncated: self.truncated.clone(),
         };
         self.next_offset = end;
         self.gaps = gaps_before;
+        self.blank = blank_before;
         Some(rest)
     }
 

@@ -37,6 +37,8 @@ pub enum Kind {
     History = 3,
     /// A manifest from which a replay can start.
     Base = 4,
+    /// A load of dimension tables.
+    Dimensions = 5,
 }
 
 /// What is wrong with an object.

@@ -107,7 +107,7 @@ impl BaseName {
         Self {
             job,
             epoch: manifest.epoch,
-            at: manifest.next_opened_at,
+            at: manifest.opened_at,
         }
     }
 

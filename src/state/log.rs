@@ -94,6 +94,8 @@ pub struct JobRecord {
     pub config: BTreeMap<String, String>,
     /// The partitions that were there when the job began.
     pub partitions: Vec<Partition>,
+    /// The first load of the dimension tables, if there are any.
+    pub dims: Option<u64>,
     /// Into how many shards each sink is split, by [`sink_id`](crate::sink::sink_id).
     pub shards: BTreeMap<String, u32>,
     /// The wall time at which epoch 0 was opened.
@@ -161,6 +163,22 @@ pub fn numbers(storage: &dyn Storage) -> Result<Vec<u64>, StateError> {
         .iter()
         .filter_map(|name| object_number(name))
         .collect())
+}
+
+/// The newest job of the log, whatever becomes of the log in the meantime; `None`: there is none.
+///
+/// # Errors
+/// When the storage fails, or the log is damaged.
+pub fn newest_job(storage: &dyn Storage) -> Result<Option<JobRecord>, StateError> {
+    let Some(job_at) = highest(storage)?.and_then(|(_, object)| object.job_at) else {
+        return Ok(None);
+    };
+    let object = LogObject::read(storage, job_at)?;
+    let mut items = object.into_iter().flat_map(|object| object.items);
+    Ok(items.find_map(|item| match item {
+        LogItem::Job(job) => Some(job),
+        _ => None,
+    }))
 }
 
 /// The object with the highest number. Its run is the newest: runs write only at the top, and a

@@ -22,8 +22,8 @@ pub struct Manifest {
     pub epoch: Epoch,
     /// The border watermark W of that epoch.
     pub watermark: EventTime,
-    /// The wall time at which the next epoch was opened.
-    pub next_opened_at: EventTime,
+    /// The wall time at which that epoch was opened.
+    pub opened_at: EventTime,
     /// The partitions of the input, those found at that border included.
     pub partitions: Vec<PartitionState>,
     /// The objects that hold the state of operators, oldest first: later ones override.
@@ -34,8 +34,10 @@ pub struct Manifest {
     pub outputs: BTreeMap<String, OutputTotals>,
     /// What each output has given in each epoch since the manifest before.
     pub digests: Vec<EpochDigest>,
-    /// The version of the dimension tables that is in effect.
-    pub dims: Option<u64>,
+    /// The load of the dimension tables that is in effect in the next epoch.
+    pub dims: u64,
+    /// The load that is in the epoch after it, if that is another one.
+    pub dims_next: Option<u64>,
     /// Whether the input was declared complete: nothing follows.
     pub is_drained: bool,
 }
@@ -46,8 +48,8 @@ pub struct Manifest {
 pub struct PartitionState {
     /// The partition.
     pub partition: Partition,
-    /// Where to read on.
-    pub offset: Offset,
+    /// Where to read on; `None`: it is not known where to begin.
+    pub offset: Option<Offset>,
     /// The largest event time read.
     pub max_event: EventTime,
     /// The last floor that was decided for it.
@@ -59,7 +61,7 @@ pub struct PartitionState {
     /// Offsets that were never delivered.
     pub gaps: u64,
     /// Where the job began to read it.
-    pub first_offset: Offset,
+    pub first_offset: Option<Offset>,
 }
 
 /// An object that a manifest names, and how it is known to be unchanged.
@@ -160,7 +162,7 @@ pub(super) mod tests {
                 id: PartitionId(0),
                 name: "cars[0]".to_owned(),
             },
-            offset: Offset(10 * (epoch + 1)),
+            offset: Some(Offset(10 * (epoch + 1))),
             max_event: EventTime(1000 * epoch as i64),
             floor: EventTime::MIN,
             standing: Standing::Active,
@@ -170,13 +172,13 @@ pub(super) mod tests {
                 ..Fates::default()
             },
             gaps: 0,
-            first_offset: Offset(0),
+            first_offset: Some(Offset(0)),
         };
         let positions = BTreeMap::from([(Shard(0), 17)]);
         Manifest {
             epoch: Epoch(epoch),
             watermark: EventTime(1000 * epoch as i64),
-            next_opened_at: EventTime(1_700_000_000_000 + 250 * (epoch as i64 + 1)),
+            opened_at: EventTime(1_700_000_000_000 + 250 * (epoch as i64 + 1)),
             partitions: vec![partition],
             objects: Vec::new(),
             sinks: BTreeMap::from([("windows/ndjson-out".to_owned(), SinkMark { positions })]),
@@ -187,7 +189,8 @@ pub(super) mod tests {
                 rows: 3,
                 digest: Digest(u128::MAX - 5),
             }],
-            dims: Some(2),
+            dims: 2,
+            dims_next: None,
             is_drained: false,
         }
     }

@@ -14,6 +14,7 @@
 //! | [`manifest`] | everything that a run goes on from, as of one epoch |
 //! | [`config`] | how a configuration differs from that of the job |
 //! | [`checkpoint`] | the state of operators in one object per worker and checkpoint |
+//! | [`dims`] | loads of dimension tables |
 //! | [`history`] | epochs that are kept for a replay, out of the way of a start |
 //! | [`retention`] | what may be deleted, and when |
 
@@ -27,7 +28,7 @@ pub use self::folder::FolderStorage;
 pub use self::frame::FrameError;
 pub use self::log::{
     Claim, JobRecord, LogItem, LogObject, LogView, LogWriteError, LogWriter, Past, Starter,
-    Takeover, claim,
+    Takeover, claim, newest_job,
 };
 pub use self::manifest::{
     Checksum, Digest, EpochDigest, Manifest, ObjectRef, OutputTotals, PartitionState,
@@ -39,6 +40,7 @@ pub use self::storage::{Put, Storage, StorageError, StorageOptions};
 mod bucket;
 pub mod checkpoint;
 pub mod config;
+pub mod dims;
 pub mod folder;
 pub mod frame;
 pub mod history;

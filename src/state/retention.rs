@@ -339,7 +339,7 @@ impl Retention {
     /// Pins and drops bases; the objects of the dropped ones.
     fn change_bases(&mut self, manifest: Manifest) -> Vec<ObjectRef> {
         let at: Vec<_> = self.bases.iter().map(|base| base.at).collect();
-        let change = next_bases(&at, manifest.next_opened_at, self.history);
+        let change = next_bases(&at, manifest.opened_at, self.history);
         if change.pin {
             let name = BaseName::of(self.own.job, &manifest);
             self.bases.push(Base {

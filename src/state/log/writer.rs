@@ -8,7 +8,6 @@ use uuid::Uuid;
 
 use super::claim::Claim;
 use super::{JobRecord, LogItem, LogObject, Past, highest, object_name};
-use crate::epoch::LogError;
 use crate::sink::{NewestRun, RunNumber, SinkError};
 use crate::state::retention::{History, Own, Retention};
 use crate::state::{Put, StateError, Storage, StorageError};
@@ -39,12 +38,6 @@ pub enum LogWriteError {
     /// It cannot be read or written.
     #[error("{0}")]
     State(#[from] StateError),
-}
-
-impl From<LogWriteError> for LogError {
-    fn from(error: LogWriteError) -> Self {
-        Self(error.to_string())
-    }
 }
 
 impl LogWriter {

@@ -1,0 +1,328 @@
+//! What a run finds in its state, and where it goes on from there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::RunError;
+use crate::epoch::{Position, Resume};
+use crate::join::DimLoader;
+use crate::sink::{JobContext, JobId, RunNumber};
+use crate::source::{Partition, SharedSource};
+use crate::state::retention::{History, Retention};
+use crate::state::{
+    Checkpoint, JobRecord, LogWriter, Manifest, PartitionState, Past, Starter, StateError, Storage,
+    checkpoint, claim, config, dims, newest_job,
+};
+use crate::terminal;
+use crate::time::{Epoch, EventTime};
+
+/// The state of a run.
+#[derive(Clone)]
+pub struct StateOptions {
+    /// Where it lies.
+    pub storage: Arc<dyn Storage>,
+    /// Whether to begin a new job, whatever is there.
+    pub is_fresh: bool,
+    /// Whether what another job has left in the targets may be removed.
+    pub replace_output: bool,
+    /// The configuration, in its canonical form.
+    pub config: BTreeMap<String, String>,
+    /// The keys of it that may change from run to run.
+    pub may_change: &'static [&'static str],
+    /// The version of the pipeline's own rules.
+    pub version: String,
+    /// For how long recorded epochs are kept.
+    pub history: History,
+    /// Who starts.
+    pub starter: Starter,
+}
+
+/// A state that was opened for this run.
+pub struct Opened {
+    /// Writes the log.
+    pub writer: LogWriter,
+    /// Deletes what is no longer needed.
+    pub retention: Retention,
+    /// What the sinks must know.
+    pub job: JobContext,
+    /// Where to go on.
+    pub resume: Resume,
+    /// The newest manifest.
+    pub manifest: Option<Manifest>,
+    /// The objects that it names.
+    pub restored: Vec<Checkpoint>,
+    /// The partitions that are there now.
+    pub partitions: Vec<Partition>,
+}
+
+/// What the run is, apart from its state.
+pub struct Setting<'a> {
+    /// The pipeline's name.
+    pub pipeline: &'a str,
+    /// The input.
+    pub source: &'a SharedSource,
+    /// The dimension tables, if there are any.
+    pub dimensions: Option<&'a dyn DimLoader>,
+    /// Into how many shards each sink is split.
+    pub shards: BTreeMap<String, u32>,
+    /// The wall time.
+    pub started_at: EventTime,
+}
+
+/// Claims the state for this run, and reads what it goes on from.
+///
+/// # Errors
+/// When the state cannot be read, is another job's, is damaged, or the input cannot be reached.
+pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, RunError> {
+    let storage = &options.storage;
+    // A start that is going to be refused must not fence the run that is going on.
+    if !options.is_fresh
+        && let Some(job) = newest_job(&**storage)?
+    {
+        check_job(&job, options, setting)?;
+    }
+    let claim = claim(Arc::clone(storage), &options.starter)?;
+    let past = if options.is_fresh { None } else { claim.past()? };
+    match past {
+        Some(past) => {
+            check_job(&past.job, options, setting)?;
+            let (past, restored) = load(&**storage, past)?;
+            let known: Vec<_> = known_partitions(&past);
+            setting.source.remember(&known);
+            let partitions = setting.source.partitions().map_err(RunError::Source)?;
+            let mut writer = claim.go_on()?;
+            let retention = writer.retention(options.history, &past.job, Some(&past));
+            let resume = resume(&past, setting.started_at);
+            restore_dimensions(&**storage, writer.run(), &resume, setting)?;
+            Ok(Opened {
+                job: job_context(options, &writer, past.job.job, Some(&past)),
+                resume,
+                retention,
+                writer,
+                manifest: past.manifest,
+                restored,
+                partitions,
+            })
+        }
+        None => {
+            let partitions = setting.source.partitions().map_err(RunError::Source)?;
+            let dims = first_load(&**storage, claim.run(), setting)?;
+            let record = JobRecord {
+                job: JobId(Uuid::new_v4()),
+                pipeline: setting.pipeline.to_owned(),
+                version: options.version.clone(),
+                config: options.config.clone(),
+                partitions: partitions.clone(),
+                dims,
+                shards: setting.shards.clone(),
+                opened_at: setting.started_at,
+                created_at: options.starter.at,
+            };
+            let mut writer = claim.begin(record.clone())?;
+            let retention = writer.retention(options.history, &record, None);
+            Ok(Opened {
+                job: job_context(options, &writer, record.job, None),
+                resume: Resume {
+                    dims: dims.unwrap_or(0),
+                    ..Resume::fresh(partitions.clone(), setting.started_at)
+                },
+                retention,
+                writer,
+                manifest: None,
+                restored: Vec::new(),
+                partitions,
+            })
+        }
+    }
+}
+
+fn job_context(
+    options: &StateOptions,
+    writer: &LogWriter,
+    job: JobId,
+    past: Option<&Past>,
+) -> JobContext {
+    let manifest = past.and_then(|past| past.manifest.as_ref());
+    JobContext {
+        job,
+        run: writer.run(),
+        checkpoint: past.and_then(Past::checkpoint),
+        logged: past.and_then(Past::last_epoch),
+        sinks: manifest.map_or_else(BTreeMap::new, |manifest| manifest.sinks.clone()),
+        replace_output: options.replace_output,
+        log: Arc::new(writer.view()),
+    }
+}
+
+/// The job must be the one that the command line describes.
+fn check_job(
+    job: &JobRecord,
+    options: &StateOptions,
+    setting: &Setting<'_>,
+) -> Result<(), RunError> {
+    let refused = |what: String| {
+        let place = options.storage.name();
+        Err(RunError::Refused(format!(
+            "{place}: {what}; go on with the job's own configuration, name another --state, or \
+             start anew with --fresh"
+        )))
+    };
+    if job.pipeline != setting.pipeline {
+        let (theirs, ours) = (&job.pipeline, setting.pipeline);
+        return refused(format!("the job there runs {theirs}, not {ours}"));
+    }
+    if job.version != options.version {
+        return refused(format!(
+            "the rules of {} were version {} when the job began, and are version {} now",
+            job.pipeline, job.version, options.version
+        ));
+    }
+    let mut differences = config::differences(&job.config, &options.config, options.may_change);
+    for (sink, shards) in &setting.shards {
+        if let Some(theirs) = job.shards.get(sink)
+            && theirs != shards
+        {
+            differences.push(format!("{sink}: {theirs} shards, now {shards}"));
+        }
+    }
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let lines = differences.join("\n  ");
+    refused(format!("the configuration has changed:\n  {lines}\n"))
+}
+
+/// The objects of the newest checkpoint, or of the one before it when they are damaged.
+fn load(storage: &dyn Storage, past: Past) -> Result<(Past, Vec<Checkpoint>), StateError> {
+    let Some(manifest) = &past.manifest else {
+        return Ok((past, Vec::new()));
+    };
+    let error = match checkpoint::load(storage, manifest) {
+        Ok(restored) => return Ok((past, restored)),
+        Err(error) if error.is_refusal() => error,
+        Err(error) => return Err(error),
+    };
+    let Some(previous) = past.previous(storage)? else {
+        return Err(error);
+    };
+    let epoch = previous
+        .checkpoint()
+        .map_or_else(|| "the beginning".to_owned(), |it| format!("epoch {it}"));
+    terminal::message(format_args!(
+        "{error}\nthe checkpoint before it is whole: going on from {epoch}"
+    ));
+    let restored = match &previous.manifest {
+        Some(manifest) => checkpoint::load(storage, manifest)?,
+        None => Vec::new(),
+    };
+    Ok((previous, restored))
+}
+
+fn known_partitions(past: &Past) -> Vec<Partition> {
+    let at_start = match &past.manifest {
+        Some(manifest) => manifest
+            .partitions
+            .iter()
+            .map(|it| it.partition.clone())
+            .collect(),
+        None => past.job.partitions.clone(),
+    };
+    let found = past.epochs.iter().flat_map(|entry| entry.found.clone());
+    at_start.into_iter().chain(found).collect()
+}
+
+fn resume(past: &Past, now: EventTime) -> Resume {
+    let start = match &past.manifest {
+        None => Resume {
+            dims: past.job.dims.unwrap_or(0),
+            ..Resume::fresh(past.job.partitions.clone(), now)
+        },
+        Some(manifest) => Resume {
+            epoch: manifest.epoch.next(),
+            opened_at: now,
+            watermark: manifest.watermark,
+            positions: manifest.partitions.iter().map(position).collect(),
+            dims: manifest.dims,
+            dims_next: manifest.dims_next,
+            recorded: Vec::new(),
+        },
+    };
+    start.with_recorded(past.epochs.clone())
+}
+
+fn position(state: &PartitionState) -> Position {
+    Position {
+        partition: state.partition.clone(),
+        offset: state.offset,
+        max_event: state.max_event,
+        floor: state.floor,
+        standing: state.standing,
+    }
+}
+
+/// Loads the dimension tables of a new job, and stores what was read; the number of the load.
+fn first_load(
+    storage: &dyn Storage,
+    run: RunNumber,
+    setting: &Setting<'_>,
+) -> Result<Option<u64>, RunError> {
+    let Some(dimensions) = setting.dimensions else {
+        return Ok(None);
+    };
+    let number = dims::first_number(run);
+    dimensions.first(number).map_err(RunError::Dimensions)?;
+    dims::store(storage, &dimensions.stored())?;
+    Ok(Some(number))
+}
+
+/// Puts the dimension tables back as they were.
+fn restore_dimensions(
+    storage: &dyn Storage,
+    run: RunNumber,
+    resume: &Resume,
+    setting: &Setting<'_>,
+) -> Result<(), RunError> {
+    let Some(dimensions) = setting.dimensions else {
+        return Ok(());
+    };
+    let recorded = resume.recorded.iter().filter_map(|entry| entry.dims);
+    let last = recorded.last().or(resume.dims_next).unwrap_or(resume.dims);
+    let loads = dims::load_up_to(storage, last)?;
+    let next = dims::first_number(run);
+    dimensions
+        .restore(&loads, next)
+        .map_err(RunError::Dimensions)
+}
+
+/// Whether nothing is left to be done: the input was declared complete, and all of it is
+/// committed.
+pub fn is_drained(opened: &Opened) -> bool {
+    let is_drained = opened.manifest.as_ref().is_some_and(|it| it.is_drained);
+    is_drained && opened.resume.recorded.is_empty()
+}
+
+/// What goes on, for people.
+pub fn describe(opened: &Opened) -> String {
+    let JobContext { job, run, .. } = &opened.job;
+    let RunNumber(run) = run;
+    match (opened.job.checkpoint, opened.job.logged) {
+        (_, None) => format!("job {job}, run {run}: from the beginning"),
+        (checkpoint, Some(logged)) => {
+            let after = checkpoint.map_or(Epoch(0), Epoch::next);
+            let recorded = opened.resume.recorded.len();
+            let from = checkpoint.map_or_else(
+                || "the beginning".to_owned(),
+                |epoch| format!("the checkpoint at epoch {epoch}"),
+            );
+            if recorded == 0 {
+                format!("job {job}, run {run}: on from {from}")
+            } else {
+                format!(
+                    "job {job}, run {run}: on from {from}; epochs {after} to {logged} are read again"
+                )
+            }
+        }
+    }
+}
