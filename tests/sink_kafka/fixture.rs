@@ -3,19 +3,14 @@
 use std::future::Future;
 use std::pin::pin;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use highwater::rows::{
-    Column, ColumnType, Completeness, Origin, Pane, RowWriter, Rows, Tabular, Timing,
-};
+use highwater::rows::{Column, ColumnType, Origin, RowWriter, Rows, Tabular};
 use highwater::sink::kafka::KafkaFactory;
-use highwater::sink::{
-    EpochRows, Layout, OutputKind, OutputSpec, Sink, SinkContext, SinkError, SinkFactory, Written,
-};
-use highwater::source::murmur2::partition_for_key;
+use highwater::sink::{EpochRows, Layout, OutputKind, OutputSpec, Sink, SinkContext, SinkFactory};
 use highwater::time::{Epoch, EventTime, Offset, PartitionId, Shard, Span};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -300,7 +295,12 @@ pub struct Rig {
 }
 
 /// A sink on a topic for a source of so many partitions.
-pub fn rig_with(topic: &str, spec: &OutputSpec, partitions: u32, properties: &[(&str, &str)]) -> Rig {
+pub fn rig_with(
+    topic: &str,
+    spec: &OutputSpec,
+    partitions: u32,
+    properties: &[(&str, &str)],
+) -> Rig {
     let factory = factory(topic, properties);
     factory.prepare(spec, partitions, None).unwrap();
     let context = SinkContext::default();
@@ -346,4 +346,3 @@ pub fn assert_each_once_in_order(topic: &str, total: i64) {
         );
     }
 }
-

@@ -9,6 +9,7 @@
     clippy::too_many_lines,
     clippy::large_stack_arrays,
     clippy::unused_self,
+    clippy::wildcard_imports,
     clippy::decimal_bitwise_operands,
     reason = "a test fails by panicking, and tells its whole story in one place"
 )]

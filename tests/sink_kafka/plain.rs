@@ -1,29 +1,14 @@
 //! Without a job: idempotent producers.
 
-use crate::fixture::*;
-use std::future::Future;
-use std::pin::pin;
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use highwater::rows::{
-    Column, ColumnType, Completeness, Origin, Pane, RowWriter, Rows, Tabular, Timing,
-};
-use highwater::sink::kafka::KafkaFactory;
-use highwater::sink::{
-    EpochRows, Layout, OutputKind, OutputSpec, Sink, SinkContext, SinkError, SinkFactory, Written,
-};
+use highwater::rows::{Completeness, Pane, Timing};
+use highwater::sink::{SinkError, SinkFactory, Written};
 use highwater::source::murmur2::partition_for_key;
-use highwater::time::{Epoch, EventTime, Offset, PartitionId, Shard, Span};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::Message;
-use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
+
+use crate::fixture::*;
 
 #[test]
 #[ignore = "needs kafka: run dev/test"]
