@@ -503,19 +503,27 @@ fn kafka_an_aborted_run_does_not_wait_for_a_transaction() {
     let mut run = job.open();
     run.commit(&job, 0..1);
     service("kill");
-    let abort = Arc::clone(&run.context.abort);
+    let context = run.context.clone();
     let aborting = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_secs(2));
-        abort.store(true, Ordering::Relaxed);
-        Instant::now()
+        let begin = Instant::now();
+        let mut told = None;
+        while told.is_none() && begin.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(50));
+            told = context.status.lock().unwrap().clone();
+        }
+        context.abort.store(true, Ordering::Relaxed);
+        (told, Instant::now())
     });
     let error = run.try_commit(&job.rows(0, 1)).unwrap_err();
-    let status = run.context.status.lock().unwrap().clone();
     drop(run);
-    let took = aborting.join().unwrap().elapsed();
+    let (told, aborted) = aborting.join().unwrap();
+    let took = aborted.elapsed();
     service("start");
     assert!(matches!(error, SinkError::Aborted), "{error:?}");
-    assert!(status.is_some_and(|text| text.contains(&job.topic)));
+    assert!(
+        told.as_ref().is_some_and(|text| text.contains(&job.topic)),
+        "{told:?}"
+    );
     assert!(took < Duration::from_secs(5), "{took:?}");
     let mut second = job.open();
     second.commit(&job, 0..3);

@@ -159,6 +159,11 @@ impl Outbox {
         self.producer.context()
     }
 
+    /// Whether people were told that it waits.
+    pub fn has_told(&self) -> bool {
+        self.wait.is_told
+    }
+
     /// How many messages brokers have not acknowledged.
     pub fn outstanding(&self) -> u64 {
         self.sent - self.reports().delivered()

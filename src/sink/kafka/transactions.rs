@@ -195,7 +195,10 @@ impl From<SinkError> for Trouble {
 impl Lane {
     fn init(&mut self, setting: &Setting) -> Result<(), SinkError> {
         self.make_reader(setting)?;
-        if self.outbox.take().is_some() {
+        self.patience.begin();
+        if let Some(outbox) = self.outbox.take() {
+            // What it has told people is now for us to take back.
+            self.patience.is_told |= outbox.has_told();
             thread::sleep(PAUSE);
         }
         loop {
@@ -234,6 +237,7 @@ impl Lane {
 
     fn committed(&mut self, setting: &Setting) -> Result<Option<Epoch>, SinkError> {
         self.make_reader(setting)?;
+        self.patience.begin();
         let reader = self.reader.take();
         let mut asked = TopicPartitionList::new();
         asked.add_partition(&setting.topic.name, PARTITION);
@@ -285,6 +289,7 @@ impl Lane {
     }
 
     fn stage(&mut self, setting: &Setting, epoch: &EpochRows) -> Result<Written, Trouble> {
+        self.patience.begin();
         let begun = self.outbox()?.producer.begin_transaction();
         begun.map_err(|error| self.trouble(&error))?;
         let sent = self.outbox()?.send_all(&epoch.rows);
@@ -445,9 +450,12 @@ struct Patience {
 }
 
 impl Patience {
+    fn begin(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
     fn wait(&mut self, context: &SinkContext, text: impl FnOnce(Option<String>) -> String) {
-        let since = *self.since.get_or_insert_with(Instant::now);
-        if since.elapsed() > SILENCE {
+        if self.since.is_some_and(|since| since.elapsed() > SILENCE) {
             self.is_told = true;
             context.set_status(Some(text(self.trouble.clone())));
         }
