@@ -1,9 +1,7 @@
 //! `kafka://HOST:PORT[,HOST:PORT]/TOPIC`: a topic of JSON messages.
 //!
 //! One message per row: the output's own columns (a window row also has its pane and diff), under
-//! the key that the pipeline gives the row. Each sink has one idempotent producer, so that a
-//! broker which dies and comes back neither doubles nor loses nor reorders what was sent; an epoch
-//! is committed when all of its messages are acknowledged by all replicas in sync.
+//! the key that the pipeline gives the row.
 //!
 //! Which partition a row goes to:
 //!
@@ -15,29 +13,58 @@
 //! | windows, with a key | any | murmur2 of the key |
 //! | no key | any | any |
 //!
-//! A run that is started again after a crash sends the epochs after its last checkpoint again:
-//! readers of the topic see them twice. Rows of windows carry their pane, rows of records are
-//! equal to the bit, so either can be told apart.
+//! # Exactly once
+//!
+//! In a job with a state each shard of the output has a producer of its own, and each epoch of a
+//! shard is one transaction: its rows, and its number as the committed offset of a consumer group
+//! (partition 0 of the topic, since brokers take no offset of a partition that does not exist;
+//! offset = epoch + 1, metadata `epoch E run R`). Producer and group have the same name, a function
+//! of job, output, topic and shard: `highwater-JOB-OUTPUT.kafka-TOPIC-SHARD`. How that survives
+//! crashes, late runs and lost answers is told in [`commit::topic`](super::commit::topic).
+//!
+//! | what | |
+//! |---|---|
+//! | needed of brokers | Kafka 2.5 or newer; `offsets.retention.minutes` (seven days) longer than the longest rest of a job |
+//! | needed of rights | WRITE on the topic; WRITE and DESCRIBE on transactional ids, READ on groups, that begin with `highwater-` |
+//! | asked of readers | `isolation.level=read_committed` (the default of Kafka's own tools is not): others also see rows of transactions that were given up |
+//! | readers wait | for an epoch's commit; after a crash until the next run starts, at most `transaction.timeout.ms` (60 s) |
+//! | not noticed | what others write into the topic, or an earlier job of `--fresh` has left there |
+//!
+//! Measured with a broker on the same two cores: a transaction takes 6 to 9 ms, an epoch of eight
+//! shards 24 ms (67 ms one after the other, 19 ms without transactions), since each shard has a
+//! thread of its own; eight producers take 7 MB, and 0.4 s to start.
+//!
+//! # At least once
+//!
+//! Without a state each sink has one idempotent producer, so that a broker which dies and comes
+//! back neither doubles nor loses nor reorders what was sent; an epoch is committed when all of its
+//! messages are acknowledged by all replicas in sync. A run that is started again sends its input's
+//! rows again.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use self::address::Address;
 pub use self::generated::LogTopic;
+use self::outbox::Outbox;
 use self::sink::KafkaSink;
 use self::topic::Topic;
-use super::job::identity;
+use self::transactions::KafkaTransactions;
+use super::commit::topic::TopicCommitter;
 use super::{
-    Guarantee, JobContext, OutputKind, OutputSpec, Sink, SinkContext, SinkError, SinkFactory,
+    EpochRows, Guarantee, JobContext, OutputKind, OutputSpec, Sink, SinkContext, SinkError,
+    SinkFactory, Written, sink_id,
 };
-use crate::time::Shard;
+use crate::time::{Epoch, Shard};
 
 mod address;
 mod generated;
+mod outbox;
 mod producer;
 mod sink;
 mod topic;
+mod transactions;
 
 /// What `kafka:` means.
 pub struct KafkaFactory {
@@ -93,11 +120,12 @@ impl KafkaFactory {
 
 impl SinkFactory for KafkaFactory {
     fn identity(&self) -> String {
-        identity("kafka", &self.topic.name)
+        // As it is, since two names that differ must not become one: they have the same producers.
+        format!("kafka-{}", self.topic.name)
     }
 
     fn guarantee(&self) -> Guarantee {
-        Guarantee::AtLeastOnce
+        Guarantee::ExactlyOnce
     }
 
     fn shards(&self) -> u32 {
@@ -118,8 +146,11 @@ impl SinkFactory for KafkaFactory {
         &self,
         output: &OutputSpec,
         partitions: u32,
-        _job: Option<&JobContext>,
+        job: Option<&JobContext>,
     ) -> Result<(), SinkError> {
+        if job.is_some() {
+            self.topic.check_transactional_options()?;
+        }
         let source = partitions.max(1);
         let found = match self.topic.partitions()? {
             Some(found) => found,
@@ -142,18 +173,45 @@ impl SinkFactory for KafkaFactory {
     fn open(
         &self,
         output: &OutputSpec,
-        _shards: &[Shard],
+        shards: &[Shard],
         context: &SinkContext,
     ) -> Result<Box<dyn Sink>, SinkError> {
-        let producer = producer::create(&self.topic)?;
         let routing = self.routing(output);
-        Ok(Box::new(KafkaSink::new(
-            &self.topic,
-            producer,
-            routing,
-            output,
-            context,
-        )))
+        let Some(job) = &context.job else {
+            let producer = producer::create(&self.topic)?;
+            let outbox = Outbox::new(&self.topic, producer, routing, output, context);
+            return Ok(Box::new(KafkaSink { outbox }));
+        };
+        let sink = sink_id(output.name, &self.identity());
+        let transactions =
+            KafkaTransactions::new(&self.topic, routing, output, context, job, &sink);
+        let committer = TopicCommitter::open(transactions, Arc::clone(job), sink, shards)?;
+        Ok(Box::new(TransactionalSink { committer }))
+    }
+
+    /// A transaction is mostly waiting for brokers, one answer after the other.
+    fn commits_shards_apart(&self, context: &SinkContext) -> bool {
+        context.job.is_some()
+    }
+}
+
+/// Some shards of an output in a topic, with transactions.
+struct TransactionalSink {
+    committer: TopicCommitter<KafkaTransactions>,
+}
+
+impl Sink for TransactionalSink {
+    fn commit(&mut self, epoch: &EpochRows) -> Result<Written, SinkError> {
+        self.committer.commit(epoch)
+    }
+
+    fn committed(&self, shard: Shard) -> Option<Epoch> {
+        self.committer.committed(shard)
+    }
+
+    /// Every epoch was committed when its turn came.
+    fn close(&mut self) -> Result<Written, SinkError> {
+        Ok(Written::default())
     }
 }
 

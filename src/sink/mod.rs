@@ -9,6 +9,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`uri`] | what a `--to` URI means |
+//! | [`commit`] | how each kind of target commits every epoch exactly once |
 //! | [`job`] | what a sink must know to commit each epoch exactly once |
 //! | [`thread`] | one sink on a thread of its own, behind a bounded queue |
 //! | [`console`], [`ndjson`], [`null`] | standard output, one file, nothing |
@@ -25,6 +26,7 @@ use thiserror::Error;
 use crate::rows::{Columns, Rows};
 use crate::time::{Epoch, EventTime, Shard, Span};
 
+pub mod commit;
 pub mod console;
 pub mod detach;
 pub mod encode;
@@ -178,6 +180,12 @@ pub trait SinkFactory: Send + Sync {
     /// Whether `is_checkpoint` epochs publish files, so that the default checkpoint interval is
     /// 60 s, not 10 s.
     fn rolls_files(&self) -> bool {
+        false
+    }
+
+    /// Whether each shard has a sink and a thread of its own, since commits are mostly waiting for
+    /// a server.
+    fn commits_shards_apart(&self, _context: &SinkContext) -> bool {
         false
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! Workers never wait for a sink: [`SinkThread::send`] gives an epoch back when the queue is full,
 //! and the source slows down. What the sink did is told through a callback.
+//!
+//! Where [`SinkFactory::commits_shards_apart`] says so, each shard has a sink and a thread of its
+//! own behind the one handle, and their commits do not wait for one another.
 
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -45,10 +48,17 @@ pub type OnSinkEvent = Arc<dyn Fn(SinkEvent) + Send + Sync>;
 /// at hand and publishes nothing more.
 #[derive(Debug)]
 pub struct SinkThread {
-    queue: Option<Sender<EpochRows>>,
+    lanes: Vec<Lane>,
     is_closing: Arc<AtomicBool>,
     is_dropped: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+}
+
+/// Shards whose commits wait for one another.
+#[derive(Debug)]
+struct Lane {
+    shards: Vec<Shard>,
+    queue: Option<Sender<EpochRows>>,
+    thread: JoinHandle<()>,
 }
 
 impl SinkThread {
@@ -63,28 +73,67 @@ impl SinkThread {
         context: SinkContext,
         on_event: OnSinkEvent,
     ) -> io::Result<Self> {
-        let (sender, epochs) = bounded(QUEUED_EPOCHS * shards.len().max(1));
-        let is_closing = Arc::new(AtomicBool::new(false));
-        let is_dropped = Arc::new(AtomicBool::new(false));
-        let body = Body {
-            factory,
-            output,
-            shards,
-            context,
-            epochs,
-            is_closing: Arc::clone(&is_closing),
-            is_dropped: Arc::clone(&is_dropped),
-            on_event,
+        let groups = if shards.len() > 1 && factory.commits_shards_apart(&context) {
+            shards.into_iter().map(|shard| vec![shard]).collect()
+        } else {
+            vec![shards]
         };
-        let name = format!("sink-{}", body.output.name);
-        let thread = std::thread::Builder::new()
-            .name(name)
-            .spawn(move || body.run())?;
-        Ok(Self {
-            queue: Some(sender),
-            is_closing,
-            is_dropped,
-            thread: Some(thread),
+        let mut thread = Self {
+            lanes: Vec::new(),
+            is_closing: Arc::default(),
+            is_dropped: Arc::default(),
+        };
+        let on_event = thread.one_voice(groups.len(), on_event);
+        for shards in groups {
+            let (sender, epochs) = bounded(QUEUED_EPOCHS * shards.len().max(1));
+            let body = Body {
+                factory: Arc::clone(&factory),
+                output: output.clone(),
+                shards: shards.clone(),
+                context: context.clone(),
+                epochs,
+                is_closing: Arc::clone(&thread.is_closing),
+                is_dropped: Arc::clone(&thread.is_dropped),
+                on_event: Arc::clone(&on_event),
+            };
+            let name = format!("sink-{}", body.output.name);
+            thread.lanes.push(Lane {
+                shards,
+                queue: Some(sender),
+                thread: std::thread::Builder::new()
+                    .name(name)
+                    .spawn(move || body.run())?,
+            });
+        }
+        Ok(thread)
+    }
+
+    /// Makes the last events of so many lanes one: closed when all are, failed with the first that
+    /// has, which ends the others.
+    fn one_voice(&self, lanes: usize, on_event: OnSinkEvent) -> OnSinkEvent {
+        let open = Mutex::new((lanes, Written::default()));
+        let is_dropped = Arc::clone(&self.is_dropped);
+        Arc::new(move |event| {
+            let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+            let (lanes, written) = &mut *open;
+            if *lanes == 0 {
+                return;
+            }
+            match event {
+                SinkEvent::Committed { .. } => on_event(event),
+                SinkEvent::Closed(more) => {
+                    *lanes -= 1;
+                    *written += more;
+                    if *lanes == 0 {
+                        on_event(SinkEvent::Closed(*written));
+                    }
+                }
+                SinkEvent::Failed(error) => {
+                    *lanes = 0;
+                    is_dropped.store(true, Ordering::SeqCst);
+                    on_event(SinkEvent::Failed(error));
+                }
+            }
         })
     }
 
@@ -95,7 +144,14 @@ impl SinkThread {
     /// Gives the rows back when the queue is full.
     #[expect(clippy::result_large_err, reason = "the rows go back to their owner")]
     pub fn send(&self, rows: EpochRows) -> Result<(), EpochRows> {
-        let Some(queue) = &self.queue else {
+        let lane = self
+            .lanes
+            .iter()
+            .find(|lane| lane.shards.contains(&rows.shard));
+        let Some(queue) = lane
+            .or(self.lanes.first())
+            .and_then(|lane| lane.queue.as_ref())
+        else {
             return Ok(());
         };
         match queue.try_send(rows) {
@@ -108,20 +164,22 @@ impl SinkThread {
     /// [`SinkEvent::Closed`] follows.
     pub fn close(&mut self) {
         self.is_closing.store(true, Ordering::SeqCst);
-        self.queue = None;
+        for lane in &mut self.lanes {
+            lane.queue = None;
+        }
     }
 
     /// Whether the thread has ended.
     pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        self.lanes.iter().all(|lane| lane.thread.is_finished())
     }
 
     /// Asks the sink to close and waits until its thread has ended.
     pub fn join(mut self) {
         self.close();
-        if let Some(thread) = self.thread.take() {
+        for lane in self.lanes.drain(..) {
             // A panic in the sink was reported as an event.
-            let _ = thread.join();
+            let _ = lane.thread.join();
         }
     }
 }
@@ -208,7 +266,6 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
     use std::time::Duration;
 
     use crossbeam_channel::unbounded;
@@ -371,6 +428,130 @@ mod tests {
             }
         }
         assert!(!committed.lock().unwrap().contains(&1000));
+    }
+
+    /// Shard 0 waits until shard 1 has committed; shard 9 fails.
+    struct Apart(Mutex<Option<Sender<()>>>, Receiver<()>);
+
+    struct ApartSink(Shard, Option<Sender<()>>, Receiver<()>);
+
+    impl SinkFactory for Apart {
+        fn identity(&self) -> String {
+            "apart".to_owned()
+        }
+        fn guarantee(&self) -> Guarantee {
+            Guarantee::ExactlyOnce
+        }
+        fn shards(&self) -> u32 {
+            10
+        }
+        fn check(&self, _: &OutputSpec) -> Result<String, SinkError> {
+            Ok(String::new())
+        }
+        fn prepare(
+            &self,
+            _: &OutputSpec,
+            _: u32,
+            _job: Option<&JobContext>,
+        ) -> Result<(), SinkError> {
+            Ok(())
+        }
+        fn open(
+            &self,
+            _: &OutputSpec,
+            shards: &[Shard],
+            _: &SinkContext,
+        ) -> Result<Box<dyn Sink>, SinkError> {
+            assert_eq!(shards.len(), 1);
+            let sender = if shards[0] == Shard(1) {
+                self.0.lock().unwrap().take()
+            } else {
+                None
+            };
+            Ok(Box::new(ApartSink(shards[0], sender, self.1.clone())))
+        }
+        fn commits_shards_apart(&self, _: &SinkContext) -> bool {
+            true
+        }
+    }
+
+    impl Sink for ApartSink {
+        fn commit(&mut self, epoch: &EpochRows) -> Result<Written, SinkError> {
+            assert_eq!(epoch.shard, self.0);
+            match self.0.0 {
+                0 => self.2.recv_timeout(Duration::from_secs(10)).unwrap(),
+                1 => self.1.as_ref().unwrap().send(()).unwrap(),
+                _ => return Err(SinkError::Fenced("nine".to_owned())),
+            }
+            Ok(Written { rows: 1, bytes: 2 })
+        }
+        fn close(&mut self) -> Result<Written, SinkError> {
+            Ok(Written { rows: 5, bytes: 6 })
+        }
+    }
+
+    fn apart(shards: [u32; 2]) -> (SinkThread, Receiver<SinkEvent>) {
+        let (sender, receiver) = unbounded();
+        let factory = Arc::new(Apart(Mutex::new(Some(sender)), receiver));
+        let (told, events) = unbounded();
+        let tell: OnSinkEvent = Arc::new(move |event| {
+            let _ = told.send(event);
+        });
+        let context = SinkContext::default();
+        let shards = shards.map(Shard).to_vec();
+        let thread = SinkThread::start(factory, output(), shards, context, tell).unwrap();
+        (thread, events)
+    }
+
+    #[test]
+    fn shards_apart_do_not_wait_for_one_another_and_close_as_one() {
+        let (mut thread, events) = apart([0, 1]);
+        for shard in [0, 1].map(Shard) {
+            let rows = EpochRows { shard, ..epoch(7) };
+            thread.send(rows).unwrap();
+        }
+        thread.close();
+        for _ in 0..2 {
+            let event = next(&events);
+            assert!(
+                matches!(
+                    event,
+                    SinkEvent::Committed {
+                        epoch: Epoch(7),
+                        ..
+                    }
+                ),
+                "{event:?}"
+            );
+        }
+        let event = next(&events);
+        assert!(
+            matches!(
+                event,
+                SinkEvent::Closed(Written {
+                    rows: 10,
+                    bytes: 12
+                })
+            ),
+            "{event:?}"
+        );
+        thread.join();
+        assert!(events.try_recv().is_err());
+    }
+
+    #[test]
+    fn the_first_failure_of_a_shard_is_the_last_event_of_all() {
+        let (mut thread, events) = apart([1, 9]);
+        let shard = Shard(9);
+        thread.send(EpochRows { shard, ..epoch(7) }).unwrap();
+        let event = next(&events);
+        assert!(
+            matches!(event, SinkEvent::Failed(SinkError::Fenced(_))),
+            "{event:?}"
+        );
+        thread.close();
+        thread.join();
+        assert!(events.try_recv().is_err());
     }
 
     #[test]

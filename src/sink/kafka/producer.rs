@@ -43,7 +43,7 @@ const GUARDED: [(&str, &[&str], &str); 6] = [
     (
         "transactional.id",
         &[],
-        "this sink does not use transactions; epochs are acknowledged",
+        "it is made of the job, the output and the shard",
     ),
 ];
 
@@ -89,13 +89,41 @@ const OURS: [(&str, &str); 13] = [
 
 pub(super) type Producer = BaseProducer<Reports>;
 
+/// What is different in a producer with transactions.
+const TRANSACTIONAL: [(&str, &str); 1] = [
+    // A transaction that follows the one before at once is told to wait for a moment.
+    ("retry.backoff.ms", "10"),
+];
+/// Of a transaction's messages none may be waited for longer than the transaction lives, and the
+/// client sees to that by itself.
+const NOT_TRANSACTIONAL: &str = "message.timeout.ms";
+
 /// An idempotent producer. Does not wait for a broker.
 pub(super) fn create(topic: &Topic) -> Result<Producer, SinkError> {
+    build(topic, config(topic, OURS))
+}
+
+/// A producer with transactions under this name. Does not wait for a broker.
+pub(super) fn create_transactional(topic: &Topic, name: &str) -> Result<Producer, SinkError> {
+    let ours = OURS.into_iter().chain(TRANSACTIONAL);
+    let mut config = config(topic, ours.filter(|(key, _)| *key != NOT_TRANSACTIONAL));
+    config.set("transactional.id", name);
+    build(topic, config)
+}
+
+fn config(
+    topic: &Topic,
+    ours: impl IntoIterator<Item = (&'static str, &'static str)>,
+) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &topic.brokers);
-    for (key, value) in OURS {
+    for (key, value) in ours {
         config.set(key, value);
     }
+    config
+}
+
+fn build(topic: &Topic, mut config: ClientConfig) -> Result<Producer, SinkError> {
     for (key, value) in &topic.properties {
         config.set(key, value);
     }

@@ -19,6 +19,7 @@ use crate::source::{Source, SourceError};
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// A topic, and how to reach it. Without `Debug`: properties may hold secrets.
+#[derive(Clone)]
 pub(super) struct Topic {
     pub brokers: String,
     pub name: String,
@@ -49,15 +50,22 @@ impl Topic {
 
     /// Whether clients can be made with these properties; nothing is connected.
     pub fn check_options(&self) -> Result<(), SinkError> {
-        // Without an address, clients have nobody to connect to.
-        let nowhere = Self::new(
-            String::new(),
-            self.name.clone(),
-            &self.properties,
-            self.connect_timeout,
-        );
+        let nowhere = self.nowhere();
         nowhere.as_source()?;
         producer::create(&nowhere).map(|_| ())
+    }
+
+    /// The same for producers with transactions.
+    pub fn check_transactional_options(&self) -> Result<(), SinkError> {
+        producer::create_transactional(&self.nowhere(), "check").map(|_| ())
+    }
+
+    /// Without an address, clients have nobody to connect to.
+    fn nowhere(&self) -> Self {
+        Self {
+            brokers: String::new(),
+            ..self.clone()
+        }
     }
 
     /// The topic as an input: what reading and writing have in common is in one place. A consumer

@@ -45,7 +45,7 @@ impl ClientContext for Context {
 impl ConsumerContext for Context {}
 
 /// Properties on which the meaning of this source rests, and what to use instead.
-const OWNED: [(&str, &str); 9] = [
+const OWNED: [(&str, &str); 10] = [
     ("bootstrap.servers", "name the brokers in the URI"),
     ("metadata.broker.list", "name the brokers in the URI"),
     ("group.id", "use --group"),
@@ -65,6 +65,10 @@ const OWNED: [(&str, &str); 9] = [
     (
         "allow.auto.create.topics",
         "a misspelt topic must not come into being",
+    ),
+    (
+        "isolation.level",
+        "rows of transactions that were given up, and come again, are not read",
     ),
     (
         "group.protocol",
