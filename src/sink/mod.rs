@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`uri`] | what a `--to` URI means |
 //! | [`job`] | what a sink must know to commit each epoch exactly once |
+//! | [`commit`] | the rules of doing so, apart from the world |
 //! | [`thread`] | one sink on a thread of its own, behind a bounded queue |
 //! | [`console`], [`ndjson`], [`null`] | standard output, one file, nothing |
 //! | [`files`] | CSV and Parquet files that appear whole, in a folder or a bucket |
@@ -24,6 +25,7 @@ use thiserror::Error;
 use crate::rows::{Columns, Rows};
 use crate::time::{Epoch, EventTime, Shard, Span};
 
+pub mod commit;
 pub mod console;
 pub mod encode;
 pub mod files;
