@@ -124,7 +124,8 @@ impl JobContext {
                 self.logged,
             ));
         }
-        if self.mark(sink).is_some() && committed < self.checkpoint {
+        let is_known = committed.is_some() || self.mark(sink).is_some();
+        if is_known && committed < self.checkpoint {
             return Err(refused(
                 "and the log can be replayed only after",
                 committed,

@@ -503,6 +503,11 @@ mod tests {
             let text = error.to_string();
             assert!(numbers.iter().all(|it| text.contains(it)), "{text}");
         }
+        // Also where no manifest knows it, as after runs without this sink.
+        let mut forgotten = job(2, Some(5), Some(9));
+        forgotten.sinks.clear();
+        assert!(open(&Fake::with_row(1, Some(4)), &forgotten).is_err());
+        open(&Fake::with_row(1, None), &forgotten).unwrap();
         open(&Fake::with_row(1, Some(9)), &job(2, Some(5), Some(9))).unwrap();
         open(&Fake::with_row(1, Some(5)), &job(2, Some(5), Some(9))).unwrap();
     }
