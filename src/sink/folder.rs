@@ -102,7 +102,8 @@ fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
     }
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
+/// Returns once the names in `folder` are on disk.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
         // Some network file systems cannot do this for folders, and need not.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),

@@ -244,12 +244,9 @@ mod tests {
     use std::cell::RefCell;
     use std::collections::VecDeque;
     use std::rc::Rc;
-    use std::sync::Arc;
-
-    use uuid::Uuid;
 
     use super::super::super::encode::sample::{Sample, rows};
-    use super::super::super::{JobId, NewestRun, SinkMark, sink_id};
+    use super::super::super::{SinkMark, sink_id};
     use super::*;
     use crate::time::EventTime;
 
@@ -356,30 +353,16 @@ mod tests {
         Some(ShardRow { run, epoch })
     }
 
-    struct Nobody;
-
-    impl NewestRun for Nobody {
-        fn newest_run(&self) -> Result<RunNumber, SinkError> {
-            Err(SinkError::Aborted)
-        }
-    }
-
     fn sink() -> String {
         sink_id("windows", "postgres-t")
     }
 
-    /// A run that starts from `checkpoint` with epochs up to `logged` in the log.
     fn job(run: u64, checkpoint: Option<u64>, logged: Option<u64>) -> JobContext {
-        let known = checkpoint.map(|_| (sink(), SinkMark::default()));
-        JobContext {
-            job: JobId(Uuid::from_u128(7)),
-            run: RunNumber(run),
-            checkpoint: checkpoint.map(Epoch),
-            logged: logged.map(Epoch),
-            sinks: known.into_iter().collect(),
-            replace_output: false,
-            log: Arc::new(Nobody),
+        let mut job = super::super::sample::job(run, checkpoint, logged);
+        if checkpoint.is_some() {
+            job.sinks.insert(sink(), SinkMark::default());
         }
+        job
     }
 
     fn open(table: &Fake, job: &JobContext) -> Result<TableCommitter<Fake>, SinkError> {
