@@ -19,6 +19,8 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::time::EventTime;
+
 /// A way to summarize records of type `R`.
 pub trait Aggregate<R>: 'static {
     /// What is kept per window and key.
@@ -233,8 +235,32 @@ pub const fn min<R, V, F: Fn(&R) -> Option<V>>(value: F) -> Min<F> {
 }
 
 /// A value that has extremes: a number that is not NaN.
-pub trait Extreme: Copy + PartialOrd + Serialize + DeserializeOwned + Send + 'static {}
-impl<V: Copy + PartialOrd + Serialize + DeserializeOwned + Send + 'static> Extreme for V {}
+pub trait Extreme: Copy + PartialOrd + Serialize + DeserializeOwned + Send + 'static {
+    /// The one that stands for all values equal to it, so that it does not matter which of them
+    /// was met first: 0.0 for -0.0.
+    #[must_use]
+    fn plain(self) -> Self {
+        self
+    }
+}
+
+impl Extreme for i32 {}
+impl Extreme for i64 {}
+impl Extreme for u32 {}
+impl Extreme for u64 {}
+impl Extreme for EventTime {}
+
+impl Extreme for f32 {
+    fn plain(self) -> Self {
+        self + 0.0
+    }
+}
+
+impl Extreme for f64 {
+    fn plain(self) -> Self {
+        self + 0.0
+    }
+}
 
 macro_rules! extreme {
     ($name:ident, $better:tt) => {
@@ -247,7 +273,7 @@ macro_rules! extreme {
             }
 
             fn add(&self, state: &mut Option<V>, record: &R) {
-                Aggregate::<R>::merge(self, state, &(self.0)(record));
+                Aggregate::<R>::merge(self, state, &(self.0)(record).map(V::plain));
             }
 
             fn merge(&self, state: &mut Option<V>, other: &Option<V>) {

@@ -3,6 +3,7 @@
 //! * [`Coordinator`] announces borders, collects the workers' [`Report`]s and decides each
 //!   epoch's [`EpochEntry`]; it is the only writer.
 //! * [`EpochLog`] is told each entry before any sink may commit its epoch.
+//! * [`Audit`] releases an epoch to the sinks once every record of it is accounted for.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -11,8 +12,10 @@ use crate::rows::Completeness;
 use crate::source::Partition;
 use crate::time::{Epoch, EventTime, Offset, PartitionId};
 
+pub use self::audit::Audit;
 pub use self::coordinator::{Coordinator, CoordinatorOptions, Instruction};
 
+mod audit;
 mod coordinator;
 
 /// What one worker says about one of its partitions when it closes an epoch.
@@ -26,6 +29,8 @@ pub struct PartitionReport {
     pub to: Offset,
     /// Offsets in the range that were never delivered.
     pub gaps: u64,
+    /// Records in the range.
+    pub read: u64,
     /// The partition's watermark.
     pub watermark: EventTime,
     /// The same by its own records alone, without floors.

@@ -1,6 +1,6 @@
 //! What the operators of a pipeline share: the run's options, the control view, the ledger.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use super::Blocks;
 use crate::decode::DeadLetter;
 use crate::join::Policy;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError};
 use crate::runtime::control::{ControlView, Notices};
 use crate::runtime::ingest::IngestOptions;
 use crate::runtime::metrics::Metrics;
@@ -91,6 +91,8 @@ pub struct WorkerContext {
     pub view: ControlView,
     /// The fates of the records that this worker reads.
     pub ledger: RefCell<Ledger>,
+    /// How many operators say that all fates are decided.
+    pub main_ends: Cell<usize>,
     /// The frontier of what all sinks have committed.
     pub committed: ProbeHandle<Time>,
     /// What all workers share.
@@ -124,10 +126,23 @@ impl WorkerContext {
         shard as usize % self.peers == self.index
     }
 
-    /// All records read in `epoch` by this worker have been through: each has one fate.
+    /// All records that this worker read in `epoch` have been through: each has its fate.
     pub fn close_ledger(&self, epoch: Epoch) {
-        if let Err(error) = self.ledger.borrow_mut().close(epoch) {
-            self.run.failure.set(RunError::Ledger(error));
+        let account = self.ledger.borrow_mut().close(epoch);
+        self.view.account(account);
+    }
+
+    /// The run is over: nothing may have been counted that no account has.
+    pub fn end_ledger(&self) {
+        let left = self.ledger.borrow_mut().close(Epoch(u64::MAX));
+        if let Some((partition, fates)) = left.partitions.into_iter().next() {
+            let (epoch, read) = (self.view.last().unwrap_or_default(), 0);
+            self.run.failure.set(RunError::Ledger(LedgerError::Fates {
+                partition,
+                epoch,
+                read,
+                fates,
+            }));
         }
     }
 }
@@ -155,7 +170,13 @@ impl<'s> Flow<'s> {
     }
 
     /// Sends everything that could not be used to the output `dead-letters`. The last step.
+    ///
+    /// # Panics
+    /// When the pipeline is no pipeline: its main path has no end (`window` or `main_output`), so
+    /// that its records have no fate and no epoch is ever released, or it has several.
     pub fn finish(mut self) {
+        let (pipeline, ends) = (self.context.run.pipeline, self.context.main_ends.get());
+        assert_eq!(ends, 1, "ends of the main path of pipeline {pipeline}");
         let letters = std::mem::take(&mut self.dead_letters);
         if let Some(letters) = Blocks::concatenate(letters) {
             self.dead_letter_output(letters);

@@ -78,15 +78,16 @@ impl<'s> Flow<'s> {
             block
         });
         let context = Rc::clone(&self.context);
+        context.main_ends.update(|ends| ends + 1);
         let mut epochs = EpochWatch::default();
         let checked = counted.clone();
         checked
             .stream
             .sink(Pipeline, "Ledger", move |(input, frontier)| {
                 input.for_each(|_, _| ());
-                epochs
-                    .completed(frontier)
-                    .for_each(|epoch| context.close_ledger(epoch));
+                while let Some(epoch) = epochs.take_complete(frontier) {
+                    context.close_ledger(epoch);
+                }
             });
         self.records_output(name, layout, counted);
     }
@@ -133,25 +134,16 @@ impl<'s> Flow<'s> {
     ) {
         let columns: Columns = T::columns().into();
         let spec = self.spec(name, columns, OutputKind::Log, Layout::Flat);
-        if self.sinks(name).is_empty() {
+        if !self.context.run.has_sink(name) {
             return self.count(name, tallies, |_| 1);
         }
-        for (rank, factory) in self.sinks(name).into_iter().enumerate() {
-            let (columns, to_row) = (Arc::clone(&spec.columns), to_row.clone());
-            let build = move |tallies: Vec<Tally<V>>, _: u32| {
-                let mut rows = Rows::new(Arc::clone(&columns));
-                tallies.iter().for_each(|tally| rows.push(&to_row(tally)));
-                BTreeMap::from([(Shard(0), rows)])
-            };
-            let spec = spec.clone();
-            self.commit(
-                tallies.clone(),
-                spec,
-                (rank, factory),
-                |_: &Tally<V>, _| 0,
-                build,
-            );
-        }
+        let columns = Arc::clone(&spec.columns);
+        let build = move |tallies: Vec<Tally<V>>, _: u32| {
+            let mut rows = Rows::new(Arc::clone(&columns));
+            tallies.iter().for_each(|tally| rows.push(&to_row(tally)));
+            BTreeMap::from([(Shard(0), rows)])
+        };
+        self.commit_everywhere(&tallies, &spec, |_, _| 0, build);
     }
 
     /// Sends the changes of windows to the output `name`; `to_row` gives the pipeline's columns,
@@ -176,50 +168,42 @@ impl<'s> Flow<'s> {
             keep,
         };
         let spec = self.spec(name, columns, kind, layout);
-        if self.sinks(name).is_empty() {
+        if !self.context.run.has_sink(name) {
             return self.count_windows(name, windows.changes.clone());
         }
-        for (rank, factory) in self.sinks(name).into_iter().enumerate() {
-            let (columns, to_row) = (Arc::clone(&spec.columns), to_row.clone());
-            let run = Arc::clone(&self.context.run);
-            let build = move |mut changes: Vec<Change<K, V>>, shards: u32| {
-                changes.sort_by_key(|change| (change.end, change.start, change.key, change.diff));
-                run.metrics
-                    .windows(name, changes.iter().map(|change| change.end));
-                let mut rows: BTreeMap<Shard, Rows> = BTreeMap::new();
-                for change in &changes {
-                    let Change {
-                        start,
-                        end,
-                        key,
-                        value,
-                        pane,
-                        diff,
-                    } = change;
-                    let row = to_row(WindowRow {
-                        start: *start,
-                        end: *end,
-                        key,
-                        value,
-                    });
-                    let shard = Shard(shard_of(key, KEY_SHARDS).0 % shards);
-                    let rows = rows
-                        .entry(shard)
-                        .or_insert_with(|| Rows::new(Arc::clone(&columns)));
-                    rows.push_result(&row, *pane, *diff);
-                }
-                rows
-            };
-            let route =
-                |change: &Change<K, V>, shards: u32| shard_of(&change.key, KEY_SHARDS).0 % shards;
-            self.commit(
-                windows.changes.clone(),
-                spec.clone(),
-                (rank, factory),
-                route,
-                build,
-            );
-        }
+        let columns = Arc::clone(&spec.columns);
+        let run = Arc::clone(&self.context.run);
+        let build = move |mut changes: Vec<Change<K, V>>, shards: u32| {
+            changes.sort_by_key(|change| (change.end, change.start, change.key, change.diff));
+            run.metrics
+                .windows(name, changes.iter().map(|change| change.end));
+            let mut rows: BTreeMap<Shard, Rows> = BTreeMap::new();
+            for change in &changes {
+                let Change {
+                    start,
+                    end,
+                    key,
+                    value,
+                    pane,
+                    diff,
+                } = change;
+                let row = to_row(WindowRow {
+                    start: *start,
+                    end: *end,
+                    key,
+                    value,
+                });
+                let shard = Shard(shard_of(key, KEY_SHARDS).0 % shards);
+                let rows = rows
+                    .entry(shard)
+                    .or_insert_with(|| Rows::new(Arc::clone(&columns)));
+                rows.push_result(&row, *pane, *diff);
+            }
+            rows
+        };
+        let route =
+            |change: &Change<K, V>, shards: u32| shard_of(&change.key, KEY_SHARDS).0 % shards;
+        self.commit_everywhere(&windows.changes, &spec, route, build);
     }
 
     fn records_with<R: Clone + ExchangeData>(
@@ -233,7 +217,7 @@ impl<'s> Flow<'s> {
         let source = self.context.run.options.ingest.topic.clone();
         let kind = OutputKind::Records { source };
         let spec = self.spec(name, columns.into(), kind, layout);
-        if self.sinks(name).is_empty() {
+        if !self.context.run.has_sink(name) {
             let run = Arc::clone(&self.context.run);
             return records.each_block("Count", move |_, block| {
                 let rows = block.records.len() as u64;
@@ -241,35 +225,27 @@ impl<'s> Flow<'s> {
                 block
             });
         }
-        for (rank, factory) in self.sinks(name).into_iter().enumerate() {
-            let (columns, write) = (Arc::clone(&spec.columns), write.clone());
-            let build = move |blocks: Vec<Block<R>>, shards: u32| {
-                let records = blocks.iter().flat_map(|block| {
-                    let partition = block.partition;
-                    block.records.iter().map(move |record| (partition, record))
-                });
-                let mut records: Vec<_> = records.collect();
-                // By record, not by block: what comes from two operators may interleave.
-                records.sort_by_key(|(partition, record)| (*partition, record.offset));
-                let mut rows: BTreeMap<Shard, Rows> = BTreeMap::new();
-                for (partition, record) in records {
-                    let shard = Shard(partition.0 % shards);
-                    let rows = rows
-                        .entry(shard)
-                        .or_insert_with(|| Rows::new(Arc::clone(&columns)));
-                    write(rows, record, partition);
-                }
-                rows
-            };
-            let route = |block: &Block<R>, shards: u32| block.partition.0 % shards;
-            self.commit(
-                records.stream.clone(),
-                spec.clone(),
-                (rank, factory),
-                route,
-                build,
-            );
-        }
+        let columns = Arc::clone(&spec.columns);
+        let build = move |blocks: Vec<Block<R>>, shards: u32| {
+            let records = blocks.iter().flat_map(|block| {
+                let partition = block.partition;
+                block.records.iter().map(move |record| (partition, record))
+            });
+            let mut records: Vec<_> = records.collect();
+            // By record, not by block: what comes from two operators may interleave.
+            records.sort_by_key(|(partition, record)| (*partition, record.offset));
+            let mut rows: BTreeMap<Shard, Rows> = BTreeMap::new();
+            for (partition, record) in records {
+                let shard = Shard(partition.0 % shards);
+                let rows = rows
+                    .entry(shard)
+                    .or_insert_with(|| Rows::new(Arc::clone(&columns)));
+                write(rows, record, partition);
+            }
+            rows
+        };
+        let route = |block: &Block<R>, shards: u32| block.partition.0 % shards;
+        self.commit_everywhere(&records.stream, &spec, route, build);
         records
     }
 
@@ -292,13 +268,20 @@ impl<'s> Flow<'s> {
         spec
     }
 
-    fn sinks(&self, name: &str) -> Vec<Arc<dyn SinkFactory>> {
-        self.context
-            .run
-            .sinks
-            .get(name)
-            .cloned()
-            .unwrap_or_default()
+    /// Hands the items of each epoch to all sinks of the output: `route` says to which shard an
+    /// item belongs, `build` makes the rows of an epoch.
+    fn commit_everywhere<T: Clone + ExchangeData>(
+        &self,
+        stream: &StreamVec<'s, Time, T>,
+        spec: &OutputSpec,
+        route: impl Fn(&T, u32) -> u32 + Clone + 'static,
+        build: impl Fn(Vec<T>, u32) -> BTreeMap<Shard, Rows> + Clone + 'static,
+    ) {
+        let sinks = self.context.run.sinks.get(spec.name);
+        for sink in sinks.into_iter().flatten().cloned().enumerate() {
+            let (route, build) = (route.clone(), build.clone());
+            self.commit(stream.clone(), spec.clone(), sink, route, build);
+        }
     }
 
     fn count_windows<K: Key, V: Clone + 'static>(
@@ -461,13 +444,13 @@ impl CommitDesk {
         }
     }
 
-    /// The next epoch that is complete here and recorded in the log.
+    /// The next epoch that is complete here and released.
     fn next_complete(&mut self, frontier: &MutableAntichain<Time>) -> Option<Rc<EpochEntry>> {
         let next = self.epochs.next();
         if self.last.is_some()
             || self.context.run.failure.is_set()
             || !self.epochs.is_complete(frontier)
-            || !self.context.view.is_durable(next)
+            || !self.context.view.is_released(next)
         {
             return None;
         }

@@ -13,7 +13,7 @@ use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::{OutputBuilder, OutputBuilderSession};
-use timely::scheduling::SyncActivator;
+use timely::scheduling::{Activator, SyncActivator};
 
 use super::context::WorkerContext;
 use super::{Block, Blocks, Flow};
@@ -62,28 +62,17 @@ impl<'s> Flow<'s> {
                 context,
                 reader: None,
                 waker: Arc::new(waker),
+                again,
+                alarm: None,
+                is_started: false,
                 capability: capability.zip(dead_capability),
                 frontier: EventTime::MIN,
                 is_ending: false,
                 positions: VecDeque::new(),
             };
-            let mut is_first = true;
-            let mut alarm: Option<Instant> = None;
             move |_| {
-                if std::mem::take(&mut is_first) {
-                    desk.start();
-                }
-                let mut records = output.activate();
-                let mut dead = dead_output.activate();
-                match desk.turn(&mut records, &mut dead) {
-                    Next::AtOnce => again.activate(),
-                    // One alarm at a time, however often somebody else wakes the source.
-                    Next::Soon if alarm.is_none_or(|alarm| alarm <= Instant::now()) => {
-                        alarm = Some(Instant::now() + SOON);
-                        again.activate_after(SOON);
-                    }
-                    Next::Soon | Next::WhenWoken => {}
-                }
+                let (mut records, mut dead) = (output.activate(), dead_output.activate());
+                desk.activate(&mut records, &mut dead);
             }
         });
         let context = &self.context;
@@ -110,7 +99,13 @@ struct SourceDesk<R> {
     ingest: Ingest<R>,
     context: Rc<WorkerContext>,
     reader: Option<Box<dyn Reader>>,
+    /// Activates the source from the threads that read.
     waker: Arc<SyncActivator>,
+    /// Activates the source from here ...
+    again: Activator,
+    /// ... at this time, when that was arranged.
+    alarm: Option<Instant>,
+    is_started: bool,
     capability: Option<(Capability<Time>, Capability<Time>)>,
     frontier: EventTime,
     /// The last border was decided; what is left is to tell the reader what is committed.
@@ -152,7 +147,28 @@ impl<R: Clone + 'static> SourceDesk<R> {
         self.ingest.add_partition(partition, inbox, standing);
     }
 
-    /// One activation; when to come back.
+    /// One activation; sees to the next one.
+    fn activate(&mut self, records: &mut Out<'_, R>, dead: &mut Out<'_, DeadLetter>) {
+        if !std::mem::replace(&mut self.is_started, true) {
+            self.start();
+        }
+        match self.turn(records, dead) {
+            Next::AtOnce => self.again.activate(),
+            Next::Soon => self.come_back_soon(),
+            Next::WhenWoken => {}
+        }
+    }
+
+    /// One alarm at a time, however often somebody else wakes the source.
+    fn come_back_soon(&mut self) {
+        let now = Instant::now();
+        if self.alarm.is_none_or(|alarm| alarm <= now) {
+            self.alarm = Some(now + SOON);
+            self.again.activate_after(SOON);
+        }
+    }
+
+    /// Reads and follows the borders; when to come back.
     fn turn(&mut self, records: &mut Out<'_, R>, dead: &mut Out<'_, DeadLetter>) -> Next {
         if let Some(error) = self.ingest.failure() {
             self.context.run.failure.set(RunError::Source(error));
@@ -256,6 +272,8 @@ impl<R: Clone + 'static> SourceDesk<R> {
     fn tell_committed(&mut self) {
         while let Some((epoch, positions)) = self.positions.front()
             && self.context.is_committed(*epoch)
+            // Where no sink waits for the ledger, this does.
+            && self.context.view.is_released(*epoch)
         {
             if let Some(reader) = &mut self.reader {
                 reader.committed(positions);

@@ -93,6 +93,7 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
         let mut late_output: OutputBuilder<_, CapacityContainerBuilder<_>> =
             OutputBuilder::from(late_output);
         let context = Rc::clone(&self.context);
+        context.main_ends.update(|ends| ends + 1);
         let mut epochs = EpochWatch::default();
         builder.build(move |_| {
             move |frontiers| {
@@ -112,9 +113,9 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
                         output.session(&capability).give_container(&mut partials);
                     }
                 });
-                epochs
-                    .completed(&frontiers[0])
-                    .for_each(|epoch| context.close_ledger(epoch));
+                while let Some(epoch) = epochs.take_complete(&frontiers[0]) {
+                    context.close_ledger(epoch);
+                }
             }
         });
         (
@@ -179,21 +180,15 @@ impl EpochWatch {
         self.next = self.next.next();
     }
 
-    /// The epochs that have become complete, as far as anything is known of them: behind an empty
-    /// frontier there are endlessly many, and only one more is given.
-    pub(super) fn completed(
-        &mut self,
-        frontier: &MutableAntichain<Time>,
-    ) -> std::vec::IntoIter<Epoch> {
-        let mut complete = Vec::new();
-        if frontier.is_empty() {
-            complete.push(Epoch(u64::MAX));
+    /// The next epoch, if it is complete at `frontier`. Behind an empty frontier there are endlessly
+    /// many: none is given, because the source goes beyond each epoch before it ends.
+    pub(super) fn take_complete(&mut self, frontier: &MutableAntichain<Time>) -> Option<Epoch> {
+        if frontier.is_empty() || !self.is_complete(frontier) {
+            return None;
         }
-        while !frontier.is_empty() && self.is_complete(frontier) {
-            complete.push(self.next);
-            self.advance();
-        }
-        complete.into_iter()
+        let complete = self.next;
+        self.advance();
+        Some(complete)
     }
 }
 

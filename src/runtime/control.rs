@@ -19,8 +19,12 @@ use timely::dataflow::operators::generic::{Operator, OutputBuilderSession};
 use timely::scheduling::{Activator, SyncActivator};
 use timely::worker::Worker;
 
-use crate::epoch::{Coordinator, CoordinatorOptions, EpochEntry, EpochLog, Instruction, Report};
-use crate::source::Partition;
+use super::{Failure, RunError};
+use crate::epoch::{
+    Audit, Coordinator, CoordinatorOptions, EpochEntry, EpochLog, Instruction, Report,
+};
+use crate::ledger::{Account, LedgerError};
+use crate::source::{OffsetUnit, Partition};
 use crate::time::{Epoch, EventTime, PartitionId};
 
 /// The coordinator looks at the clock at most this often.
@@ -30,6 +34,7 @@ const SHORTEST_WAIT: Duration = Duration::from_micros(200);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Up {
     Report(Report),
+    Account(Account),
     WantBorder(Epoch),
 }
 
@@ -42,7 +47,7 @@ enum Down {
         next_opened_at: EventTime,
     },
     Mark(Box<EpochEntry>),
-    Durable(Epoch),
+    Released(Epoch),
 }
 
 /// A border that was announced.
@@ -60,7 +65,7 @@ pub struct Border {
 struct View {
     border: Option<Border>,
     marks: BTreeMap<Epoch, Rc<EpochEntry>>,
-    durable: Option<Epoch>,
+    released: Option<Epoch>,
     last: Option<Epoch>,
     outbox: Vec<Up>,
     uplink: Option<Activator>,
@@ -82,12 +87,13 @@ impl ControlView {
         self.0.borrow().marks.get(&epoch).cloned()
     }
 
-    /// Whether `epoch` is in the log for good, so that its effects may be seen.
-    pub fn is_durable(&self, epoch: Epoch) -> bool {
+    /// Whether the effects of `epoch` may be seen: it is in the log for good, and every record of
+    /// it is accounted for, on all workers.
+    pub fn is_released(&self, epoch: Epoch) -> bool {
         self.0
             .borrow()
-            .durable
-            .is_some_and(|durable| epoch <= durable)
+            .released
+            .is_some_and(|released| epoch <= released)
     }
 
     /// The last epoch of the run, once that is decided.
@@ -109,6 +115,11 @@ impl ControlView {
     /// Reports what was read up to a border.
     pub fn report(&self, report: Report) {
         self.say(Up::Report(report));
+    }
+
+    /// Accounts for the records of an epoch, once all of this worker have their fate.
+    pub fn account(&self, account: Account) {
+        self.say(Up::Account(account));
     }
 
     /// Asks to close `epoch` before its time.
@@ -144,7 +155,7 @@ impl ControlView {
                 }
                 view.marks.insert(entry.epoch, Rc::new(*entry));
             }
-            Down::Durable(epoch) => view.durable = Some(epoch),
+            Down::Released(epoch) => view.released = Some(epoch),
         }
         for waiter in &view.waiters {
             waiter.activate();
@@ -153,7 +164,7 @@ impl ControlView {
 
     fn is_finished(&self) -> bool {
         let view = self.0.borrow();
-        view.last.is_some() && view.last <= view.durable
+        view.last.is_some() && view.last <= view.released
     }
 }
 
@@ -213,6 +224,10 @@ pub struct ControlOptions {
     pub log: Option<Box<dyn FnMut(EpochEntry)>>,
     /// The wall time at the start.
     pub started_at: EventTime,
+    /// What the source's offsets count.
+    pub offset_unit: OffsetUnit,
+    /// Where it is said that the ledger is off.
+    pub failure: Failure,
 }
 
 /// Runs `log` on a thread of its own. The result hands it entries and never blocks for long: the
@@ -304,12 +319,14 @@ pub fn control_dataflow(worker: &mut Worker, view: &ControlView, options: Contro
 /// The coordinator with its log and its way to the workers.
 struct Desk {
     coordinator: Coordinator,
+    audit: Audit,
+    failure: Failure,
     capability: Option<Capability<u64>>,
     notices: Notices,
     log: Option<Box<dyn FnMut(EpochEntry)>>,
     peers: u64,
     last: Option<Epoch>,
-    durable: Option<Epoch>,
+    released: Option<Epoch>,
     alarm: Option<Instant>,
 }
 
@@ -321,16 +338,21 @@ impl Desk {
             notices,
             log,
             started_at,
+            offset_unit,
+            failure,
         } = options;
+        let audit = Audit::new(offset_unit, peers as usize);
         let coordinator = Coordinator::new(coordinator, partitions, Instant::now(), started_at);
         Self {
             coordinator,
+            audit,
+            failure,
             capability,
             notices,
             log,
             peers,
             last: None,
-            durable: None,
+            released: None,
             alarm: None,
         }
     }
@@ -338,6 +360,7 @@ impl Desk {
     fn hear(&mut self, up: Up) {
         match up {
             Up::Report(report) => self.coordinator.report(report),
+            Up::Account(account) => self.audit.account(account),
             Up::WantBorder(epoch) => self.coordinator.want_border(epoch),
         }
     }
@@ -347,18 +370,43 @@ impl Desk {
         if self.capability.is_none() {
             return Vec::new();
         }
-        let mut answers = Vec::new();
+        let answers = self.decide().into_iter();
+        let everyone =
+            answers.flat_map(|answer| (0..self.peers).map(move |worker| (worker, answer.clone())));
+        everyone.collect()
+    }
+
+    /// What there is to say to everybody.
+    fn decide(&mut self) -> Vec<Down> {
         for notice in self.notices.take() {
             match notice {
                 Notice::Found(partitions) => self.coordinator.found(partitions),
                 Notice::Refreshed(number) => self.coordinator.refreshed(number),
                 Notice::Stop => self.coordinator.stop(),
-                Notice::Durable(epoch) => {
-                    self.durable = Some(epoch);
-                    answers.push(Down::Durable(epoch));
-                }
+                Notice::Durable(epoch) => self.audit.durable(epoch),
             }
         }
+        let mut answers = Vec::new();
+        let outcome = self.release(&mut answers);
+        if let Err(error) = outcome.and_then(|()| self.follow_borders(&mut answers)) {
+            self.failure.set(RunError::Ledger(error));
+            // Nothing more is decided, recorded or released: the run ends.
+            self.capability = None;
+        }
+        answers
+    }
+
+    /// Lets the sinks have the epochs of which every record is accounted for.
+    fn release(&mut self, answers: &mut Vec<Down>) -> Result<(), LedgerError> {
+        if let Some(epoch) = self.audit.release()? {
+            self.released = Some(epoch);
+            answers.push(Down::Released(epoch));
+        }
+        Ok(())
+    }
+
+    /// Announces borders, and records those that were decided.
+    fn follow_borders(&mut self, answers: &mut Vec<Down>) -> Result<(), LedgerError> {
         for instruction in self.coordinator.poll(Instant::now(), wall_clock()) {
             answers.push(match instruction {
                 Instruction::Close {
@@ -371,6 +419,7 @@ impl Desk {
                     next_opened_at,
                 },
                 Instruction::Mark(entry) => {
+                    self.audit.border(&entry)?;
                     self.last = entry.ending.map(|_| entry.epoch).or(self.last);
                     if let Some(log) = &mut self.log {
                         log(entry.clone());
@@ -379,15 +428,12 @@ impl Desk {
                 }
             });
         }
-        let everyone = answers
-            .into_iter()
-            .flat_map(|answer| (0..self.peers).map(move |worker| (worker, answer.clone())));
-        everyone.collect()
+        Ok(())
     }
 
-    /// Once the last epoch is durable there is nothing left to say.
+    /// Once the last epoch is released there is nothing left to say.
     fn leave_when_done(&mut self) {
-        if self.last.is_some() && self.last == self.durable {
+        if self.last.is_some() && self.last == self.released {
             self.capability = None;
         }
     }
@@ -402,5 +448,106 @@ impl Desk {
         let wait = self.coordinator.next_poll(now).max(SHORTEST_WAIT);
         self.alarm = Some(now + wait);
         Some(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::epoch::{PartitionReport, Standing};
+    use crate::ledger::{Fate, Fates};
+    use crate::time::{Offset, Span};
+
+    /// A coordinator of two workers without a dataflow, whose borders are always due.
+    fn desk() -> Desk {
+        let coordinator = CoordinatorOptions {
+            workers: 2,
+            epoch: Duration::ZERO,
+            checkpoint: Duration::ZERO,
+            grain: Span(1),
+            close_on_idle: false,
+            drain: true,
+            ends: false,
+        };
+        let options = ControlOptions {
+            coordinator,
+            partitions: vec![PartitionId(0)],
+            notices: Notices::default(),
+            log: None,
+            started_at: EventTime(0),
+            offset_unit: OffsetUnit::Records,
+            failure: Failure::default(),
+        };
+        Desk::new(None, options, 2)
+    }
+
+    /// Both workers close epoch 0, in which partition 0 had three records.
+    fn close_epoch(desk: &mut Desk, to: Offset) -> Vec<Down> {
+        let row = PartitionReport {
+            partition: PartitionId(0),
+            from: Offset(0),
+            to,
+            gaps: 0,
+            read: 3,
+            watermark: EventTime(0),
+            own_watermark: EventTime(0),
+            standing: Standing::Active,
+            has_backlog: false,
+        };
+        assert!(matches!(desk.decide()[..], [Down::Close { .. }]));
+        for (worker, partitions) in [vec![row], Vec::new()].into_iter().enumerate() {
+            let epoch = Epoch(0);
+            desk.hear(Up::Report(Report {
+                worker,
+                epoch,
+                partitions,
+            }));
+        }
+        desk.decide()
+    }
+
+    fn account(desk: &mut Desk, on_time: u64) {
+        let mut fates = Fates {
+            read: 3,
+            ..Fates::default()
+        };
+        fates.add(Fate::OnTime, on_time);
+        for partitions in [[(PartitionId(0), fates)].into(), BTreeMap::new()] {
+            let epoch = Epoch(0);
+            desk.hear(Up::Account(Account { epoch, partitions }));
+        }
+    }
+
+    fn releases(answers: &[Down]) -> bool {
+        answers.iter().any(|down| matches!(down, Down::Released(_)))
+    }
+
+    #[test]
+    fn an_epoch_is_released_once_it_is_durable_and_accounted_for() {
+        let mut desk = desk();
+        let decided = close_epoch(&mut desk, Offset(3));
+        assert!(matches!(decided[0], Down::Mark(_)), "{decided:?}");
+        desk.notices.send(Notice::Durable(Epoch(0)));
+        assert!(!releases(&desk.decide()), "nobody accounts for it");
+        account(&mut desk, 3);
+        assert!(releases(&desk.decide()));
+        assert!(!desk.failure.is_set());
+    }
+
+    #[test]
+    fn an_epoch_that_is_off_is_not_released() {
+        let mut desk = desk();
+        close_epoch(&mut desk, Offset(3));
+        desk.notices.send(Notice::Durable(Epoch(0)));
+        account(&mut desk, 2);
+        assert!(!releases(&desk.decide()));
+        assert!(desk.failure.is_set());
+    }
+
+    #[test]
+    fn a_border_that_is_off_is_not_marked() {
+        let mut desk = desk();
+        assert!(close_epoch(&mut desk, Offset(4)).is_empty());
+        assert!(desk.failure.is_set());
     }
 }

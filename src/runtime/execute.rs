@@ -1,5 +1,6 @@
 //! Builds and steps the dataflows of all workers.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -23,7 +24,7 @@ use crate::ledger::{Fates, Ledger};
 use crate::sink::{OutputSpec, SinkContext, SinkFactory};
 use crate::source::{Partition, SharedSource};
 use crate::terminal;
-use crate::time::{Epoch, PartitionId, Time};
+use crate::time::{PartitionId, Time};
 
 /// How often a worker without work looks whether the run has failed.
 const LOOK: Duration = Duration::from_millis(50);
@@ -305,6 +306,8 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
         notices: kit.notices.clone(),
         log: record.map(|record| record as Box<dyn FnMut(EpochEntry)>),
         started_at: kit.shared.options.ingest.started_at,
+        offset_unit: kit.shared.source.offset_unit(),
+        failure: kit.shared.failure.clone(),
     };
     control_dataflow(worker, &view, control);
     let context = worker_context(worker, view, Arc::clone(&kit.shared));
@@ -316,7 +319,7 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
         }
         worker.step_or_park(Some(LOOK));
     }
-    context.close_ledger(Epoch(u64::MAX));
+    context.end_ledger();
     context.ledger.borrow().total().clone()
 }
 
@@ -326,6 +329,7 @@ fn worker_context(worker: &Worker, view: ControlView, run: Arc<RunShared>) -> Rc
         peers: worker.peers(),
         view,
         ledger: Ledger::default().into(),
+        main_ends: Cell::new(0),
         committed: ProbeHandle::new(),
         run,
     })
@@ -357,16 +361,7 @@ fn summarize(
         *fates.entry(*partition).or_default() += *part;
     }
     let ranges = metrics.ranges();
-    let found = ranges
-        .keys()
-        .filter(|id| !partitions.iter().any(|known| known.id == **id));
-    let found: Vec<_> = found
-        .map(|id| Partition {
-            id: *id,
-            name: format!("partition {id}"),
-        })
-        .collect();
-    partitions.extend(found);
+    partitions.extend(metrics.found());
     let inputs = partitions.into_iter().map(|partition| {
         let id = partition.id;
         let range = ranges.get(&id).copied().unwrap_or_default();

@@ -78,7 +78,9 @@ struct Lane {
     /// Where the records of the open epoch begin.
     epoch_from: Option<Offset>,
     position: Option<Offset>,
+    /// Offsets of the open epoch that were never delivered, and records that were.
     gaps: u64,
+    read: u64,
     heard: Instant,
 }
 
@@ -167,6 +169,7 @@ impl<R> Ingest<R> {
             epoch_from: None,
             position: None,
             gaps: 0,
+            read: 0,
             heard: Instant::now(),
         });
     }
@@ -338,9 +341,8 @@ impl<R> Ingest<R> {
 
     fn decode_batch(&mut self, index: usize, batch: RawBatch) -> Ingested<R> {
         let lane = &mut self.lanes[index];
-        let from = lane
-            .position
-            .or_else(|| batch.records.first().map(|record| record.offset));
+        let from = lane.position.or_else(|| lane.inbox.state().0.start);
+        let from = from.or_else(|| batch.records.first().map(|record| record.offset));
         let from = from.unwrap_or(batch.next_offset);
         let mut work = BatchWork {
             options: &self.options,
@@ -368,6 +370,7 @@ impl<R> Ingest<R> {
         lane.epoch_from.get_or_insert(from);
         lane.position = Some(batch.next_offset);
         lane.gaps += batch.gaps;
+        lane.read += fates.read;
         lane.heard = Instant::now();
         let bytes = batch.bytes.len() as u64;
         self.read += fates.read;
@@ -404,12 +407,13 @@ fn close_lane(lane: &mut Lane, idle_after: Duration) -> PartitionReport {
         from: lane.epoch_from.unwrap_or(position),
         to: position,
         gaps: lane.gaps,
+        read: lane.read,
         watermark: lane.watermark.current(),
         own_watermark: lane.watermark.own(),
         standing: lane.standing,
         has_backlog,
     };
-    (lane.epoch_from, lane.gaps) = (known, 0);
+    (lane.epoch_from, lane.gaps, lane.read) = (known, 0, 0);
     report
 }
 

@@ -11,6 +11,7 @@ use hdrhistogram::Histogram;
 use crate::decode::DeadLetter;
 use crate::epoch::{EpochEntry, Standing};
 use crate::sink::Written;
+use crate::source::Partition;
 use crate::terminal;
 use crate::time::{EventTime, Offset, PartitionId};
 
@@ -40,6 +41,8 @@ pub struct OutputCount {
 #[derive(Debug)]
 struct Tables {
     ranges: BTreeMap<PartitionId, Range>,
+    /// Partitions that were not there at the start.
+    found: Vec<Partition>,
     outputs: BTreeMap<&'static str, OutputCount>,
     recent_windows: BTreeMap<&'static str, BTreeSet<EventTime>>,
     open_windows: BTreeMap<usize, usize>,
@@ -70,6 +73,7 @@ impl Default for Metrics {
         let latency = Histogram::new_with_bounds(1, 1 << 40, 2).expect("valid bounds");
         let tables = Tables {
             ranges: BTreeMap::new(),
+            found: Vec::new(),
             outputs: BTreeMap::new(),
             recent_windows: BTreeMap::new(),
             open_windows: BTreeMap::new(),
@@ -184,6 +188,7 @@ impl Metrics {
             self.watermark.store(entry.watermark.0, Relaxed);
         }
         let mut tables = self.tables();
+        tables.found.extend_from_slice(&entry.found);
         for row in &entry.partitions {
             let range = tables.ranges.entry(row.partition);
             let range = range.or_insert(Range {
@@ -252,6 +257,11 @@ impl Metrics {
     /// What was read of each partition.
     pub fn ranges(&self) -> BTreeMap<PartitionId, Range> {
         self.tables().ranges.clone()
+    }
+
+    /// The partitions that were found while the run went on.
+    pub fn found(&self) -> Vec<Partition> {
+        self.tables().found.clone()
     }
 
     /// What was written to each output.

@@ -37,8 +37,11 @@ pub enum RunError {
         /// Why.
         error: SinkError,
     },
-    /// A record has no fate, or two.
-    #[error("{0}; this is a defect of highwater: no success is reported")]
+    /// An offset or a record is not accounted for.
+    #[error(
+        "the ledger is off: {0}; this is a defect of highwater, please report it. Nothing of that \
+         epoch was committed"
+    )]
     Ledger(#[source] LedgerError),
     /// The epoch log cannot be written.
     #[error("{0}")]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use glob::{MatchOptions, glob_with};
 
 use self::reader::FileReader;
-use super::{Partition, Reader, Source, SourceError, Until};
+use super::{OffsetUnit, Partition, Reader, Source, SourceError, Until};
 use crate::time::PartitionId;
 
 mod input;
@@ -221,6 +221,10 @@ impl Source for FileSource {
 
     fn discovery_interval(&self) -> Option<Duration> {
         (self.until == Until::Forever && !self.literal).then_some(DISCOVERY_INTERVAL)
+    }
+
+    fn offset_unit(&self) -> OffsetUnit {
+        OffsetUnit::Bytes
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, SourceError> {

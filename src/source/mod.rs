@@ -88,6 +88,15 @@ pub enum Start {
     At(EventTime),
 }
 
+/// What the difference of two offsets of a source means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetUnit {
+    /// Each record takes one; what was never delivered is counted as gaps.
+    Records,
+    /// Each record takes as many as it has bytes, at least one.
+    Bytes,
+}
+
 /// When an input counts as ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
@@ -127,6 +136,11 @@ pub trait Source: Send + Sync {
     /// How often to look for new partitions; `None`: there will be none.
     fn discovery_interval(&self) -> Option<Duration> {
         None
+    }
+
+    /// What its offsets count: the ledger compares them with the records that were read.
+    fn offset_unit(&self) -> OffsetUnit {
+        OffsetUnit::Records
     }
 
     /// Starts a reader for one worker. It begins without partitions.

@@ -12,7 +12,7 @@ use highwater::join::Policy;
 use highwater::ledger::Fates;
 use highwater::rows::{Cell, Column, ColumnType, RowWriter, Tabular};
 use highwater::runtime::ingest::IngestOptions;
-use highwater::runtime::{Pipeline, RunError, RunOptions, Summary, run};
+use highwater::runtime::{Pipeline, RunError, RunOptions, Summary, describe, run};
 use highwater::sink::{
     EpochRows, Guarantee, JobContext, Layout, OutputSpec, Sink, SinkContext, SinkError,
     SinkFactory, Written,
@@ -74,10 +74,10 @@ impl Pipeline for Sums {
     }
 }
 
-struct Row(EventTime, EventTime, u8, u64, Option<f64>);
+pub struct Row(EventTime, EventTime, u8, u64, Option<f64>);
 
 impl Row {
-    fn of(row: WindowRow<'_, u8, (u64, Option<f64>)>) -> Self {
+    pub fn of(row: WindowRow<'_, u8, (u64, Option<f64>)>) -> Self {
         Self(row.start, row.end, *row.key, row.value.0, row.value.1)
     }
 }
@@ -123,6 +123,10 @@ impl Tabular for Item {
 pub enum Step {
     /// Delivers these lines as one batch.
     Batch(Vec<String>),
+    /// Passes so many offsets over, as a compacted topic does, and says so.
+    Gap(u64),
+    /// Passes so many offsets over and says nothing: a reader with a defect.
+    Lose(u64),
     /// Stands at the end of the partition, as confirmed just now, until the gate opens.
     SilentUntil(Arc<Gate>),
     /// Is out of reach (nobody confirms anything) until the gate opens.
@@ -203,6 +207,7 @@ impl Reader for ScriptReader {
 
 fn follow(assignment: &Assignment, steps: Vec<Step>) {
     let mut offset = 0;
+    assignment.feed.begin(Offset(offset));
     for step in steps {
         match step {
             Step::Batch(lines) => {
@@ -226,6 +231,15 @@ fn follow(assignment: &Assignment, steps: Vec<Step>) {
                 batch.next_offset = Offset(offset);
                 assignment.feed.push(batch);
             }
+            Step::Gap(gaps) => {
+                offset += gaps;
+                assignment.feed.push(RawBatch {
+                    next_offset: Offset(offset),
+                    gaps,
+                    ..RawBatch::default()
+                });
+            }
+            Step::Lose(lost) => offset += lost,
             Step::SilentUntil(gate) => {
                 while !gate.is_open() && !assignment.feed.is_closed() {
                     assignment.feed.caught_up();
@@ -362,8 +376,12 @@ pub struct Knobs {
     pub close_on_idle: bool,
     pub drain: bool,
     pub max_ahead: Span,
+    /// Whether the outputs go anywhere.
+    pub sinks: bool,
     /// Called with all window rows after each commit.
     pub on_windows: Option<Arc<dyn Fn(&[String]) + Send + Sync>>,
+    /// Called with all items after each commit.
+    pub on_items: Option<Arc<dyn Fn(&[String]) + Send + Sync>>,
 }
 
 impl Knobs {
@@ -377,7 +395,9 @@ impl Knobs {
             close_on_idle: false,
             drain: true,
             max_ahead: Span(i64::MAX / 4),
+            sinks: true,
             on_windows: None,
+            on_items: None,
         }
     }
 }
@@ -402,54 +422,26 @@ impl Outcome {
     }
 }
 
-pub fn try_run(script: Script, knobs: &Knobs) -> Result<Outcome, RunError> {
-    let windows = Collected {
-        after: knobs.on_windows.clone(),
-        ..Collected::new(1)
-    };
-    let items = Collected::new(3);
-    let (late, dead, log) = (Collected::new(2), Collected::new(2), KeptLog::default());
-    let ingest = IngestOptions {
-        topic: "script".to_owned(),
-        wait: knobs.wait,
-        grain: Span(1),
-        idle_after: knobs.idle_after,
-        max_ahead: knobs.max_ahead,
-        alignment: IngestOptions::alignment_for(knobs.window.size(), knobs.wait),
-        discovers: script.found_at.is_some(),
-        started_at: highwater::runtime::control::wall_clock(),
-    };
-    let sinks: Vec<(String, Arc<dyn SinkFactory>)> = vec![
-        ("windows".to_owned(), Arc::new(windows.clone())),
-        ("items".to_owned(), Arc::new(items.clone())),
-        ("late".to_owned(), Arc::new(late.clone())),
-        ("dead-letters".to_owned(), Arc::new(dead.clone())),
-    ];
-    let metrics: Arc<highwater::runtime::metrics::Metrics> = Arc::default();
-    metrics.be_quiet();
-    let summary = run(RunOptions {
-        pipeline: Arc::new(Sums),
-        source: Arc::new(script),
-        sinks,
-        flow: FlowOptions {
-            window: knobs.window,
-            late: Late::Divert,
-            dims_policy: Policy::AsOf,
-            ingest,
-        },
-        workers: knobs.workers,
-        epoch: knobs.epoch,
-        checkpoint: Duration::from_millis(20),
-        close_on_idle: knobs.close_on_idle,
-        ends: true,
-        drain: knobs.drain,
-        dims_refresh: None,
-        run_label: "test".to_owned(),
-        log: Box::new(log.clone()),
-        metrics,
-        notices: highwater::runtime::control::Notices::default(),
-    })?;
-    let log = log.0.lock().unwrap().clone();
+/// What is left of a run of [`Sums`] that has succeeded.
+pub fn run_script(script: Script, knobs: &Knobs) -> Outcome {
+    try_run(Arc::new(Sums), script, knobs).expect("the run succeeds")
+}
+
+pub fn try_run(
+    pipeline: Arc<dyn Pipeline>,
+    script: Script,
+    knobs: &Knobs,
+) -> Result<Outcome, RunError> {
+    let collectors = Collectors::new(knobs);
+    let summary = run_into(pipeline, script, knobs, &collectors)?;
+    let log = collectors.log.0.lock().unwrap().clone();
+    let Collectors {
+        windows,
+        items,
+        late,
+        dead,
+        ..
+    } = collectors;
     Ok(Outcome {
         windows,
         items,
@@ -460,6 +452,95 @@ pub fn try_run(script: Script, knobs: &Knobs) -> Result<Outcome, RunError> {
     })
 }
 
-pub fn run_script(script: Script, knobs: &Knobs) -> Outcome {
-    try_run(script, knobs).expect("the run succeeds")
+/// Where the outputs of a run go, also of one that fails.
+pub struct Collectors {
+    pub windows: Collected,
+    pub items: Collected,
+    pub late: Collected,
+    pub dead: Collected,
+    pub log: KeptLog,
+}
+
+impl Collectors {
+    pub fn new(knobs: &Knobs) -> Self {
+        Self {
+            windows: Collected {
+                after: knobs.on_windows.clone(),
+                ..Collected::new(1)
+            },
+            items: Collected {
+                after: knobs.on_items.clone(),
+                ..Collected::new(3)
+            },
+            late: Collected::new(2),
+            dead: Collected::new(2),
+            log: KeptLog::default(),
+        }
+    }
+
+    fn sinks(&self) -> Vec<(String, Arc<dyn SinkFactory>)> {
+        let outputs = [
+            ("windows", &self.windows),
+            ("items", &self.items),
+            ("late", &self.late),
+            ("dead-letters", &self.dead),
+        ];
+        let sink = |(name, collected): (&str, &Collected)| {
+            let factory: Arc<dyn SinkFactory> = Arc::new(collected.clone());
+            (name.to_owned(), factory)
+        };
+        outputs.map(sink).into()
+    }
+}
+
+pub fn run_into(
+    pipeline: Arc<dyn Pipeline>,
+    script: Script,
+    knobs: &Knobs,
+    collectors: &Collectors,
+) -> Result<Summary, RunError> {
+    let discovers = script.found_at.is_some();
+    let ingest = IngestOptions {
+        topic: "script".to_owned(),
+        wait: knobs.wait,
+        grain: Span(1),
+        idle_after: knobs.idle_after,
+        max_ahead: knobs.max_ahead,
+        alignment: IngestOptions::alignment_for(knobs.window.size(), knobs.wait),
+        discovers,
+        started_at: highwater::runtime::control::wall_clock(),
+    };
+    let flow = FlowOptions {
+        window: knobs.window,
+        late: Late::Divert,
+        dims_policy: Policy::AsOf,
+        ingest,
+    };
+    let source: Arc<dyn Source> = Arc::new(script);
+    let mut sinks = if knobs.sinks {
+        collectors.sinks()
+    } else {
+        Vec::new()
+    };
+    let outputs = describe(&pipeline, &flow, &source);
+    sinks.retain(|(name, _)| outputs.iter().any(|output| output.name == name));
+    let metrics: Arc<highwater::runtime::metrics::Metrics> = Arc::default();
+    metrics.be_quiet();
+    run(RunOptions {
+        pipeline,
+        source,
+        sinks,
+        flow,
+        workers: knobs.workers,
+        epoch: knobs.epoch,
+        checkpoint: Duration::from_millis(20),
+        close_on_idle: knobs.close_on_idle,
+        ends: true,
+        drain: knobs.drain,
+        dims_refresh: None,
+        run_label: "test".to_owned(),
+        log: Box::new(collectors.log.clone()),
+        metrics,
+        notices: highwater::runtime::control::Notices::default(),
+    })
 }

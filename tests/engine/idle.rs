@@ -146,6 +146,59 @@ fn a_partition_that_is_found_later_begins_at_the_watermark() {
     }
 }
 
+/// The partition that is found late belongs to a worker that had none, and most have none at all.
+#[test]
+fn more_workers_than_partitions_and_one_is_found_late() {
+    let (gate, rest) = (Arc::new(Gate::default()), Arc::new(Gate::default()));
+    let script = Script {
+        partitions: vec![
+            vec![
+                Step::Batch(lines(0..100)),
+                Step::SilentUntil(Arc::clone(&rest)),
+                Step::Batch(lines(100..200)),
+            ],
+            vec![Step::Batch(lines(150..250))],
+        ],
+        found_at: Some(Arc::clone(&gate)),
+    };
+    // It is found once windows came out without it, and the first one goes on once it is read.
+    let rows_without = Arc::clone(&gate);
+    let on_windows = move |rows: &[String]| {
+        if rows.len() >= 9 {
+            rows_without.open();
+        }
+    };
+    let on_items = move |rows: &[String]| {
+        if rows.iter().any(|row| row.contains("@1:")) {
+            rest.open();
+        }
+    };
+    let knobs = Knobs {
+        on_windows: Some(Arc::new(on_windows)),
+        on_items: Some(Arc::new(on_items)),
+        ..Knobs::tumbling(10, 0, 8)
+    };
+    let outcome = run_script(script, &knobs);
+    let fates = outcome.fates();
+    assert_eq!((fates[&0].on_time, fates[&1].on_time), (200, 100));
+    let windows = outcome.windows.sorted();
+    let counts = windows.iter().map(|row| {
+        let cells: Vec<&str> = row.split(' ').collect();
+        let number = |cell: usize| cells[cell].parse::<i64>().unwrap();
+        (number(0), number(3))
+    });
+    let mut counts: Vec<_> = counts.collect();
+    counts.sort_unstable();
+    let expected = (0..25).map(|window| {
+        let is_shared = (15..20).contains(&window);
+        (window * 10, if is_shared { 20 } else { 10 })
+    });
+    assert_eq!(counts, expected.collect::<Vec<_>>());
+    let names = outcome.summary.inputs.iter();
+    let names: Vec<_> = names.map(|(partition, ..)| &partition.name).collect();
+    assert_eq!(names, ["p0", "p1"], "it has its own name");
+}
+
 #[test]
 fn all_idle_and_the_clock_closes_what_is_open() {
     let gate = Arc::new(Gate::default());

@@ -4,7 +4,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod borders;
+mod dead_letters;
 mod fixture;
 mod idle;
+mod ledger;
 mod oracle;
+mod outputs;
 mod windows;

@@ -70,9 +70,12 @@ impl Enriched {
     }
 }
 
-/// A sample as it stands in the JSON; of an enriched one, these fields are the same.
+/// A sample as it stands in the JSON, enriched or not.
+///
+/// Names are compared in this order: those of a sample come first, so that decoding one costs
+/// nothing for what it does not have.
 #[derive(Deserialize)]
-struct SampleJson<'a> {
+struct Json<'a> {
     #[serde(borrow, default)]
     event_id: Option<Str<'a>>,
     #[serde(borrow, default)]
@@ -85,17 +88,6 @@ struct SampleJson<'a> {
     rpm: Option<i32>,
     #[serde(default)]
     gear: Option<i32>,
-}
-
-/// What enrichment adds to a sample.
-#[derive(Deserialize)]
-struct EnrichedJson<'a> {
-    #[serde(borrow, default)]
-    event_id: Option<Str<'a>>,
-    #[serde(borrow, default)]
-    event_time: Option<Str<'a>>,
-    #[serde(default)]
-    car_id: Option<CarId>,
     #[serde(default)]
     driver_id: Option<u64>,
     #[serde(borrow, default)]
@@ -105,16 +97,24 @@ struct EnrichedJson<'a> {
     #[serde(borrow, default)]
     color_name: Option<Str<'a>>,
     #[serde(default)]
-    speed: Option<f64>,
-    #[serde(default)]
-    rpm: Option<i32>,
-    #[serde(default)]
-    gear: Option<i32>,
-    #[serde(default)]
     expected_gear: Option<i32>,
 }
 
+impl Json<'_> {
+    fn sample(&self) -> Result<Sample, Rejection> {
+        Ok(Sample {
+            event_time: event_time(text(&self.event_time), "event_time")?,
+            event_id: uuid(text(&self.event_id))?,
+            car_id: car_id(self.car_id)?,
+            speed: self.speed.map(plain_zero),
+            rpm: self.rpm,
+            gear: self.gear,
+        })
+    }
+}
+
 /// A car's id: a number, or its digits as a text.
+#[derive(Clone, Copy)]
 struct CarId(u64);
 
 impl<'de> Deserialize<'de> for CarId {
@@ -144,17 +144,9 @@ impl<'de> Deserialize<'de> for CarId {
 /// # Errors
 /// When the message is no JSON of this kind, or lacks its time or car.
 pub fn decode_sample(message: Message<'_>) -> Result<Decoded<Sample>, Rejection> {
-    let json: SampleJson<'_> = serde_json::from_str(utf8(message.value)?)?;
-    let event_time = event_time(text(&json.event_time), "event_time")?;
-    let sample = Sample {
-        event_id: uuid(text(&json.event_id))?,
-        event_time,
-        car_id: car_id(json.car_id)?,
-        speed: json.speed.map(plain_zero),
-        rpm: json.rpm,
-        gear: json.gear,
-    };
-    Ok(Decoded::Record(event_time, sample))
+    let json: Json<'_> = serde_json::from_str(utf8(message.value)?)?;
+    let sample = json.sample()?;
+    Ok(Decoded::Record(sample.event_time, sample))
 }
 
 /// Reads `samples-enriched` and `alert-data`.
@@ -162,25 +154,18 @@ pub fn decode_sample(message: Message<'_>) -> Result<Decoded<Sample>, Rejection>
 /// # Errors
 /// As [`decode_sample`], and when a name is longer than 23 bytes.
 pub fn decode_enriched(message: Message<'_>) -> Result<Decoded<Enriched>, Rejection> {
-    let json: EnrichedJson<'_> = serde_json::from_str(utf8(message.value)?)?;
-    let event_time = event_time(text(&json.event_time), "event_time")?;
+    let json: Json<'_> = serde_json::from_str(utf8(message.value)?)?;
+    let sample = json.sample()?;
+    let driver_id = json.driver_id.map(|id| identity(id, "driver_id"));
     let enriched = Enriched {
-        event_id: uuid(text(&json.event_id))?,
-        event_time,
-        car_id: car_id(json.car_id)?,
-        driver_id: json
-            .driver_id
-            .map(|id| identity(id, "driver_id"))
-            .transpose()?,
+        driver_id: driver_id.transpose()?,
         brand_name: inline_text(&json.brand_name, "brand_name")?,
         model_name: inline_text(&json.model_name, "model_name")?,
         color_name: inline_text(&json.color_name, "color_name")?,
-        speed: json.speed.map(plain_zero),
-        rpm: json.rpm,
-        gear: json.gear,
         expected_gear: json.expected_gear,
+        ..Enriched::of(&sample)
     };
-    Ok(Decoded::Record(event_time, enriched))
+    Ok(Decoded::Record(sample.event_time, enriched))
 }
 
 fn uuid(text: Option<&str>) -> Result<Option<u128>, Rejection> {
