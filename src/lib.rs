@@ -5,6 +5,7 @@
 //! | layer | what it holds |
 //! |---|---|
 //! | [`source`], [`sink`] | where records come from and where results go, on threads of their own |
+//! | [`state`] | the epoch log, checkpoints and manifests: what a run goes on from |
 //! | [`rows`] | typed rows between the two |
 //! | [`time`] | times, epochs, partitions, offsets, shards |
 
@@ -18,8 +19,11 @@ pub mod join;
 pub mod ledger;
 pub mod rows;
 pub mod runtime;
+#[cfg(feature = "s3")]
+mod s3;
 pub mod sink;
 pub mod source;
+pub mod state;
 pub mod terminal;
 pub mod time;
 pub mod watermark;

@@ -87,7 +87,7 @@ fn link_new(staged: &Path, target: &Path) -> io::Result<()> {
 }
 
 /// Makes `folder` below `root`; each new entry reaches the disk.
-fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
+pub(crate) fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
     if folder == root || folder.is_dir() {
         return Ok(());
     }
@@ -103,7 +103,7 @@ fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
 }
 
 /// Returns once the names in `folder` are on disk.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
         // Some network file systems cannot do this for folders, and need not.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
@@ -130,7 +130,7 @@ fn same_bytes(one: &Path, other: &Path) -> io::Result<bool> {
 }
 
 /// The folder in which `path` lies.
-pub(super) fn parent(path: &Path) -> &Path {
+pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

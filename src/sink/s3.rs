@@ -2,9 +2,7 @@
 //!
 //! A file is written to a local folder first and put with the condition that its name is free.
 //! Where an answer was lost, or an earlier run got further than it could say, the object is there
-//! already: with the same bytes that is success. The address, keys and region come from the usual
-//! variables (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, ...); with an endpoint requests name the
-//! bucket in the path.
+//! already: with the same bytes that is success.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -13,16 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::aws::{AmazonS3, AmazonS3Builder};
-use object_store::client::HttpError;
 use object_store::path::Path as Key;
-use object_store::{
-    ClientOptions, Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
-};
-use tokio::runtime::Runtime;
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use super::files::{Store, taken};
 use super::{SinkContext, SinkError};
+use crate::s3::{Client, chain, is_passing};
 
 /// A file up to this size is put in one request, which holds it in memory; a larger one is sent in
 /// parts of this size.
@@ -31,18 +25,10 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How often a sink that waits looks whether the run was aborted.
 const ABORT_CHECK: Duration = Duration::from_millis(100);
-/// What `check` asks for; nothing has this name.
-const PROBE: &str = ".highwater-probe";
-const ENDPOINT_VARIABLES: [&str; 3] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
 
-/// A bucket, and what is needed to talk to it.
+/// A bucket that files are published in.
 pub(super) struct Bucket {
-    /// `s3://bucket/prefix`, for people.
-    name: String,
-    prefix: String,
-    client: AmazonS3,
-    runtime: Runtime,
-    connect_timeout: Duration,
+    client: Client,
 }
 
 impl Bucket {
@@ -52,63 +38,13 @@ impl Bucket {
         prefix: &str,
         connect_timeout: Duration,
     ) -> Result<Self, SinkError> {
-        let slash = if prefix.is_empty() { "" } else { "/" };
-        let name = format!("s3://{bucket}{slash}{prefix}");
-        let endpoint = endpoint(&name)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| SinkError::io(&name, &error))?;
-        // The first in the process wins; a second try changes nothing.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        // Retries are made here, where a run that is aborted ends them.
-        let retry = RetryConfig {
-            max_retries: 1,
-            ..RetryConfig::default()
-        };
-        let client = AmazonS3Builder::from_env()
-            .with_bucket_name(bucket)
-            .with_virtual_hosted_style_request(endpoint.is_none())
-            .with_client_options(client_options(connect_timeout))
-            .with_retry(retry)
-            .build()
-            .map_err(|error| SinkError::Config(format!("{name}: {error}")))?;
-        Ok(Self {
-            name,
-            prefix: prefix.to_owned(),
-            client,
-            runtime,
-            connect_timeout,
-        })
+        let client = Client::new(bucket, prefix, connect_timeout)?;
+        Ok(Self { client })
     }
 
-    /// Asks for an object that is not there: the answer shows whether the bucket is.
+    /// Whether the bucket is there.
     pub(super) fn check(&self) -> Result<String, SinkError> {
-        let key = self.key(PROBE);
-        let asked = self.runtime.block_on(async {
-            tokio::time::timeout(self.connect_timeout, self.client.get(&key)).await
-        });
-        let unreachable = |reason: String| SinkError::Unreachable {
-            target: self.name.clone(),
-            reason,
-        };
-        let error = match asked {
-            Err(_) => {
-                let waited = self.connect_timeout.as_secs_f64();
-                return Err(unreachable(format!("no answer within {waited} s")));
-            }
-            Ok(Ok(_)) => return Ok(format!("bucket {} answers", self.name)),
-            Ok(Err(error)) => error,
-        };
-        match &error {
-            Error::NotFound { source, .. } if chain(source.as_ref()).contains("NoSuchBucket") => {
-                let advice = "there is no such bucket; make it, or correct the name";
-                Err(SinkError::Config(format!("{}: {advice}", self.name)))
-            }
-            Error::NotFound { .. } => Ok(format!("bucket {} answers", self.name)),
-            _ if is_passing(&error) => Err(unreachable(chain(&error))),
-            _ => Err(self.failed(&error)),
-        }
+        Ok(self.client.check()?)
     }
 
     /// The store of a sink, with a folder of its own for files that are being written.
@@ -125,25 +61,6 @@ impl Bucket {
         })
     }
 
-    fn key(&self, name: &str) -> Key {
-        let slash = if self.prefix.is_empty() { "" } else { "/" };
-        Key::from(format!("{}{slash}{name}", self.prefix))
-    }
-
-    fn failed(&self, error: &Error) -> SinkError {
-        let advice = match error {
-            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
-                "; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy \
-                 (reading and writing objects are needed)"
-            }
-            _ => "",
-        };
-        SinkError::Write {
-            target: self.name.clone(),
-            reason: format!("{}{advice}", chain(error)),
-        }
-    }
-
     async fn put(&self, staged: &Path, key: &Key) -> Result<(), PutError> {
         let mut file = File::open(staged)?;
         let size = file.metadata()?.len();
@@ -155,17 +72,18 @@ impl Bucket {
                 ..PutOptions::default()
             };
             self.client
+                .store
                 .put_opts(key, PutPayload::from(bytes), options)
                 .await?;
             return Ok(());
         }
         // Parts are not put under a condition; a shard's only writer asks first.
-        match self.client.head(key).await {
+        match self.client.store.head(key).await {
             Ok(_) => return Err(PutError::Exists),
             Err(Error::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        let mut upload = self.client.put_multipart(key).await?;
+        let mut upload = self.client.store.put_multipart(key).await?;
         while let Some(part) = next_part(&mut file)? {
             if let Err(error) = upload.put_part(part.into()).await {
                 // The bucket's own rules remove what cannot be removed now.
@@ -181,46 +99,19 @@ impl Bucket {
     async fn is_same(&self, staged: &Path, key: &Key) -> Result<bool, PutError> {
         let mut file = File::open(staged)?;
         let size = file.metadata()?.len();
-        if self.client.head(key).await?.size != size {
+        if self.client.store.head(key).await?.size != size {
             return Ok(false);
         }
         let mut at = 0;
         while let Some(part) = next_part(&mut file)? {
             let end = at + part.len() as u64;
-            if self.client.get_range(key, at..end).await? != part {
+            if self.client.store.get_range(key, at..end).await? != part {
                 return Ok(false);
             }
             at = end;
         }
         Ok(true)
     }
-}
-
-/// The endpoint of the environment; an error when it could not be used.
-fn endpoint(name: &str) -> Result<Option<String>, SinkError> {
-    let set = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let Some(endpoint) = ENDPOINT_VARIABLES.iter().find_map(set) else {
-        return Ok(None);
-    };
-    let allows_http = set(&"AWS_ALLOW_HTTP").is_some_and(|it| it == "true" || it == "1");
-    if endpoint.starts_with("http://") && !allows_http {
-        return Err(SinkError::Config(format!(
-            "{name}: the endpoint {endpoint} is not encrypted; set AWS_ALLOW_HTTP=true if that is \
-             meant"
-        )));
-    }
-    Ok(Some(endpoint))
-}
-
-fn client_options(connect_timeout: Duration) -> ClientOptions {
-    let allows_http = endpoint("")
-        .ok()
-        .flatten()
-        .is_some_and(|it| it.starts_with("http://"));
-    ClientOptions::new()
-        .with_allow_http(allows_http)
-        .with_connect_timeout(connect_timeout.min(Duration::from_secs(5)))
-        .with_timeout(Duration::from_secs(60))
 }
 
 /// The next bytes of the file; `None` at its end.
@@ -259,39 +150,6 @@ impl From<Error> for PutError {
     }
 }
 
-/// Whether a later attempt may succeed: the network or the server failed, not the request.
-fn is_passing(error: &Error) -> bool {
-    let Error::Generic { source, .. } = error else {
-        return false;
-    };
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
-    while let Some(error) = cause {
-        if error.is::<HttpError>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    // The type that holds the status is not public. 507: the store's disk is full.
-    let text = chain(error);
-    let has = |status: &str| text.contains(&format!("status code: {status}"));
-    (has("5") && !has("507")) || has("429") || has("408")
-}
-
-/// An error and what is not already said of its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
-}
-
 /// Publishes files in a bucket.
 pub(super) struct BucketStore {
     bucket: Bucket,
@@ -302,12 +160,12 @@ pub(super) struct BucketStore {
 impl BucketStore {
     /// One attempt; an equal object that is there already is success.
     fn attempt(&self, staged: &Path, key: &Key) -> Result<(), PutError> {
-        let bucket = &self.bucket;
-        match bucket.runtime.block_on(bucket.put(staged, key)) {
+        let (bucket, client) = (&self.bucket, &self.bucket.client);
+        match client.block_on(bucket.put(staged, key)) {
             Err(PutError::Exists) => {}
             other => return other,
         }
-        if bucket.runtime.block_on(bucket.is_same(staged, key))? {
+        if client.block_on(bucket.is_same(staged, key))? {
             return Ok(());
         }
         Err(PutError::Exists)
@@ -333,27 +191,28 @@ impl Store for BucketStore {
     }
 
     fn describe(&self) -> String {
-        self.bucket.name.clone()
+        self.bucket.client.name.clone()
     }
 
     fn publish(&mut self, staged: &Path, name: &str) -> Result<(), SinkError> {
-        let key = self.bucket.key(name);
+        let client = &self.bucket.client;
+        let key = client.key(name);
         let mut pause = FIRST_WAIT;
         loop {
             match self.attempt(staged, &key) {
                 Ok(()) => break,
                 Err(PutError::File(error)) => return Err(SinkError::io(staged.display(), &error)),
                 Err(PutError::Exists) => {
-                    return Err(taken(&format!("{}/{name}", self.bucket.name)));
+                    return Err(taken(&format!("{}/{name}", client.name)));
                 }
                 Err(PutError::Store(error)) if is_passing(&error) => {
                     let why = chain(&error);
-                    let status = format!("{} does not answer: {why}", self.bucket.name);
+                    let status = format!("{} does not answer: {why}", client.name);
                     self.context.set_status(Some(status));
                     self.wait(pause)?;
                     pause = (2 * pause).min(LONGEST_WAIT);
                 }
-                Err(PutError::Store(error)) => return Err(self.bucket.failed(&error)),
+                Err(PutError::Store(error)) => return Err(client.failed(&error).into()),
             }
         }
         self.context.set_status(None);
