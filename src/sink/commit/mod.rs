@@ -8,10 +8,12 @@
 //! |---|---|
 //! | [`table`] | rows and their epoch in one guarded transaction |
 //! | [`lines`] | one file, appended to by one run at a time and cut at a start |
+//! | [`claim`] | files that are put once, in a folder or a bucket that is one job's |
 //! | [`owner`] | whose output a file or a folder holds |
 
 use super::{JobContext, SinkError};
 
+pub mod claim;
 pub mod lines;
 pub mod owner;
 pub mod table;
