@@ -15,10 +15,12 @@ use highwater::rows::{
 };
 use highwater::sink::postgres::PostgresFactory;
 use highwater::sink::{
-    EpochRows, Layout, OutputKind, OutputSpec, Sink, SinkContext, SinkError, SinkFactory,
+    EpochRows, JobContext, JobId, Layout, NewestRun, OutputKind, OutputSpec, RunNumber, Sink,
+    SinkContext, SinkError, SinkFactory, SinkMark, sink_id,
 };
 use highwater::time::{Epoch, EventTime, Offset, PartitionId, Shard, Span};
 use postgres::{Client, NoTls};
+use uuid::Uuid;
 
 /// 2024-01-01T00:00:00Z.
 const NEW_YEAR: i64 = 1_704_067_200_000;
@@ -978,6 +980,345 @@ fn postgres_sinks_that_write_the_same_keys_never_deadlock() {
             .get::<_, i64>(0),
         0
     );
+}
+
+// ------------------------------------------------------------------------------- exactly once
+
+/// A log that is not asked: the table fences by itself.
+struct Silent;
+
+impl NewestRun for Silent {
+    fn newest_run(&self) -> Result<RunNumber, SinkError> {
+        Err(SinkError::Aborted)
+    }
+}
+
+const JOB: u128 = 0x1111_2222_3333_4444_5555_6666_7777_8888;
+const OTHER_JOB: u128 = 0x9999;
+
+/// A run of a job that starts from `checkpoint` with epochs up to `logged` in the log.
+fn job(run: u64, checkpoint: Option<u64>, logged: Option<u64>) -> JobContext {
+    let sink = sink_id("wide-rows", "postgres-");
+    JobContext {
+        job: JobId(Uuid::from_u128(JOB)),
+        run: RunNumber(run),
+        checkpoint: checkpoint.map(Epoch),
+        logged: logged.map(Epoch),
+        sinks: checkpoint
+            .map(|_| (sink, SinkMark::default()))
+            .into_iter()
+            .collect(),
+        replace_output: false,
+        log: Arc::new(Silent),
+    }
+}
+
+fn of_job(job: &JobContext) -> SinkContext {
+    SinkContext {
+        job: Some(Arc::new(job.clone())),
+        ..SinkContext::default()
+    }
+}
+
+impl Database {
+    fn start(&self, output: &OutputSpec, job: &JobContext) -> Result<Box<dyn Sink>, SinkError> {
+        let factory = self.factory("");
+        factory.prepare(output, 4, Some(job))?;
+        factory.open(output, &[Shard(0)], &of_job(job))
+    }
+
+    /// `run|epoch` of shard 0, per sink.
+    fn epochs(&self) -> Vec<String> {
+        let sql = "SELECT concat_ws('|', sink, run, coalesce(epoch::text, '-')) \
+                   FROM highwater_epochs WHERE shard = 0 ORDER BY 1";
+        let rows = self.client().query(sql, &[]).unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+}
+
+#[test]
+#[ignore = "needs postgres: run dev/test"]
+fn postgres_the_older_of_two_runs_can_do_nothing_any_more() {
+    let database = Database::new();
+    let output = window_output();
+    let mut older = database.start(&output, &job(1, None, None)).unwrap();
+    older.commit(&inserted(0, [counted(1, 1)])).unwrap();
+    let mut newer = database.start(&output, &job(2, None, Some(1))).unwrap();
+    assert_eq!(newer.committed(Shard(0)), Some(Epoch(0)));
+    let late = inserted(1, [counted(1, 100), counted(2, 100)]);
+    let fenced = older.commit(&late).unwrap_err();
+    assert!(matches!(fenced, SinkError::Fenced(_)), "{fenced:?}");
+    assert!(fenced.to_string().contains("run 2"), "{fenced}");
+    let fenced = database.start(&output, &job(1, None, None)).err().unwrap();
+    assert!(matches!(fenced, SinkError::Fenced(_)), "{fenced:?}");
+    newer.commit(&inserted(1, [counted(1, 2)])).unwrap();
+    assert!(older.commit(&late).is_err());
+    assert_eq!(database.rows("count"), ["2"]);
+    assert_eq!(database.epochs(), ["wide-rows/postgres-test_wide_rows|2|1"]);
+}
+
+/// The older run has set its epoch and waits for a row: the newer one waits for its end, and then
+/// knows of it.
+#[test]
+#[ignore = "needs postgres: run dev/test"]
+fn postgres_a_takeover_waits_for_a_commit_in_flight() {
+    let database = Database::new();
+    let output = window_output();
+    let mut older = database.start(&output, &job(1, None, None)).unwrap();
+    older.commit(&inserted(0, [counted(1, 0)])).unwrap();
+    let mut other = database.client();
+    let lock = "BEGIN; SELECT FROM test_wide_rows FOR UPDATE";
+    other.batch_execute(lock).unwrap();
+    let writer = thread::spawn(move || older.commit(&inserted(1, [counted(1, 1)])).map(drop));
+    wait_until("the commit waits", || {
+        database.activity("wait_event_type = 'Lock'") == 1
+    });
+    let (uri, taken) = (database.uri(), Arc::new(AtomicBool::new(false)));
+    let newer = {
+        let taken = Arc::clone(&taken);
+        thread::spawn(move || {
+            let factory = PostgresFactory::new(&uri, QUICK).unwrap();
+            let sink = factory.open(
+                &window_output(),
+                &[Shard(0)],
+                &of_job(&job(2, None, Some(1))),
+            );
+            taken.store(true, Ordering::SeqCst);
+            sink
+        })
+    };
+    wait_until("the takeover waits", || {
+        database.activity("wait_event_type = 'Lock'") == 2
+    });
+    assert!(!taken.load(Ordering::SeqCst));
+    other.batch_execute("COMMIT").unwrap();
+    writer.join().unwrap().unwrap();
+    let newer = newer.join().unwrap().unwrap();
+    assert_eq!(newer.committed(Shard(0)), Some(Epoch(1)));
+}
+
+#[test]
+#[ignore = "needs postgres: run dev/test"]
+fn postgres_a_commit_that_is_killed_in_the_middle_is_made_once() {
+    let database = Database::new();
+    let output = output(OutputKind::Log);
+    let context = of_job(&job(1, None, None));
+    let factory = database.factory("");
+    factory.prepare(&output, 1, context.job.as_deref()).unwrap();
+    let mut sink = factory.open(&output, &[Shard(0)], &context).unwrap();
+    let log = |number: u64| {
+        let mut rows = Rows::new(Wide::columns().into());
+        (0..10).for_each(|count| rows.push(&counted(1, count)));
+        epoch(number, rows)
+    };
+    sink.commit(&log(0)).unwrap();
+    let mut other = database.client();
+    other
+        .batch_execute("BEGIN; LOCK TABLE test_wide_rows IN SHARE MODE")
+        .unwrap();
+    let writer = thread::spawn(move || {
+        let written = sink.commit(&log(1)).unwrap();
+        (sink, written)
+    });
+    wait_until("the rows wait, the epoch is set", || {
+        database.activity("wait_event_type = 'Lock'") == 1
+    });
+    database.terminate_sinks();
+    wait_until("a status", || context.status.lock().unwrap().is_some());
+    wait_until("the repetition waits", || {
+        database.activity("wait_event_type = 'Lock'") == 1
+    });
+    assert_eq!(database.epochs(), ["wide-rows/postgres-test_wide_rows|1|0"]);
+    other.batch_execute("COMMIT").unwrap();
+    let (sink, written) = writer.join().unwrap();
+    assert_eq!((written.rows, database.rows("count").len()), (10, 20));
+    assert_eq!(sink.committed(Shard(0)), Some(Epoch(1)));
+    assert_eq!(database.epochs(), ["wide-rows/postgres-test_wide_rows|1|1"]);
+    assert_eq!(*context.status.lock().unwrap(), None);
+}
+
+#[test]
+#[ignore = "needs postgres: run dev/test"]
+fn postgres_an_answer_that_is_lost_is_success() {
+    let database = Database::new();
+    let output = output(OutputKind::Log);
+    let proxy = Proxy::before(database.address());
+    let (credentials, _) = database.base.rsplit_once('@').unwrap();
+    let uri = format!("{credentials}@{}/{}", proxy.address, database.name);
+    let factory = PostgresFactory::new(&uri, QUICK).unwrap();
+    let context = of_job(&job(1, None, None));
+    factory.prepare(&output, 1, context.job.as_deref()).unwrap();
+    let mut sink = factory.open(&output, &[Shard(0)], &context).unwrap();
+    for number in 0..3 {
+        let mut rows = Rows::new(Wide::columns().into());
+        (0..10).for_each(|count| rows.push(&counted(1, count)));
+        proxy.is_armed.store(number == 1, Ordering::SeqCst);
+        let written = sink.commit(&epoch(number, rows)).unwrap();
+        assert_eq!(written.rows, 10);
+        assert!(!proxy.is_armed.load(Ordering::SeqCst), "an answer was lost");
+    }
+    assert_eq!(database.rows("count").len(), 30);
+    assert_eq!(*context.status.lock().unwrap(), None);
+}
+
+#[test]
+#[ignore = "needs postgres: run dev/test"]
+fn postgres_a_restart_goes_on_after_the_last_committed_epoch() {
+    let database = Database::new();
+    let output = window_output();
+    let mut sink = database.start(&output, &job(1, None, None)).unwrap();
+    assert_eq!(sink.committed(Shard(0)), None);
+    sink.commit(&inserted(4, [counted(1, 4)])).unwrap();
+    // Without rows: nothing at an ordinary epoch, the epoch alone at a checkpoint.
+    let quiet = EpochRows {
+        is_checkpoint: false,
+        ..inserted(5, [])
+    };
+    assert_eq!(sink.commit(&quiet).unwrap().rows, 0);
+    assert_eq!(database.epochs(), ["wide-rows/postgres-test_wide_rows|1|4"]);
+    assert_eq!(sink.commit(&inserted(6, [])).unwrap().rows, 0);
+    drop(sink);
+    let sink = database.start(&output, &job(2, Some(5), Some(8))).unwrap();
+    assert_eq!(sink.committed(Shard(0)), Some(Epoch(6)));
+    for (checkpoint, logged, numbers) in [(7, 8, ["6", "7"]), (4, 5, ["6", "5"])] {
+        let job = job(3, Some(checkpoint), Some(logged));
+        let refused = database.start(&output, &job).err().unwrap();
+        assert!(matches!(refused, SinkError::Refused(_)), "{refused:?}");
+        let text = refused.to_string();
+        assert!(numbers.iter().all(|number| text.contains(number)), "{text}");
+    }
+}
+
+fn other_job(replace_output: bool) -> JobContext {
+    JobContext {
+        job: JobId(Uuid::from_u128(OTHER_JOB)),
+        replace_output,
+        ..job(1, None, None)
+    }
+}
+
+#[test]
+#[ignore = "needs postgres: run dev/test"]
+fn postgres_another_jobs_output_is_refused_or_replaced() {
+    let database = Database::new();
+    let output = window_output();
+    let mut first = database.start(&output, &job(1, None, None)).unwrap();
+    first
+        .commit(&inserted(0, [counted(1, 1), counted(2, 1)]))
+        .unwrap();
+    let elsewhere = database.factory("?table=elsewhere");
+    let other = other_job(false);
+    elsewhere.prepare(&output, 1, Some(&other)).unwrap();
+
+    let refused = database.start(&output, &other).err().unwrap();
+    assert!(matches!(refused, SinkError::Refused(_)), "{refused:?}");
+    let text = refused.to_string();
+    let says = ["11112222333344445555666677778888", "--replace-output"];
+    assert!(says.iter().all(|it| text.contains(it)), "{text}");
+    assert_eq!(database.rows("count").len(), 2);
+
+    let mut second = database.start(&output, &other_job(true)).unwrap();
+    assert!(database.rows("count").is_empty());
+    second.commit(&inserted(0, [counted(3, 3)])).unwrap();
+    // The same again, as after a crash: its own output stays.
+    second = database
+        .start(
+            &output,
+            &JobContext {
+                run: RunNumber(2),
+                logged: Some(Epoch(0)),
+                ..other_job(true)
+            },
+        )
+        .unwrap();
+    assert_eq!(database.rows("count"), ["3"]);
+    assert_eq!(second.committed(Shard(0)), Some(Epoch(0)));
+
+    // The first job is over: it neither goes on nor comes back.
+    let refused = first.commit(&inserted(1, [counted(1, 9)])).unwrap_err();
+    assert!(matches!(refused, SinkError::Refused(_)), "{refused:?}");
+    let refused = database
+        .factory("")
+        .open(&output, &[Shard(0)], &of_job(&job(2, None, Some(1))));
+    assert!(matches!(refused, Err(SinkError::Refused(_))));
+    let refused = database.start(&output, &job(2, None, Some(1)));
+    assert!(matches!(refused, Err(SinkError::Refused(_))));
+    assert_eq!(database.rows("count"), ["3"]);
+    let sinks = database.epochs();
+    assert_eq!(
+        sinks,
+        [
+            "wide-rows/postgres-elsewhere|1|-",
+            "wide-rows/postgres-test_wide_rows|2|0"
+        ]
+    );
+}
+
+#[test]
+#[ignore = "needs postgres: run dev/test"]
+fn postgres_rows_that_no_job_has_written_stay() {
+    let database = Database::new();
+    let output = window_output();
+    database
+        .sink(&output)
+        .commit(&inserted(0, [counted(1, 1), counted(2, 1)]))
+        .unwrap();
+    let mut sink = database.start(&output, &other_job(true)).unwrap();
+    sink.commit(&inserted(0, [counted(2, 2)])).unwrap();
+    assert_eq!(database.rows("count"), ["1", "2"]);
+}
+
+#[test]
+#[ignore = "needs postgres: run dev/test"]
+fn postgres_a_target_that_was_dropped_is_refused() {
+    let database = Database::new();
+    let output = window_output();
+    let mut sink = database.start(&output, &job(1, None, None)).unwrap();
+    sink.commit(&inserted(3, [counted(1, 1)])).unwrap();
+    let mut client = database.client();
+    client.batch_execute("DROP TABLE test_wide_rows").unwrap();
+    for _ in 0..2 {
+        let refused = database
+            .start(&output, &job(2, None, Some(3)))
+            .err()
+            .unwrap();
+        assert!(matches!(refused, SinkError::Refused(_)), "{refused:?}");
+        assert!(refused.to_string().contains("epoch 3"), "{refused}");
+    }
+}
+
+#[test]
+#[ignore = "needs postgres: run dev/test"]
+fn postgres_the_table_of_epochs_stands_beside_the_target() {
+    let database = Database::new();
+    let mut client = database.client();
+    client
+        .batch_execute(&format!(
+            "CREATE SCHEMA \"Sales\"; ALTER DATABASE {} SET synchronous_commit = off",
+            database.name
+        ))
+        .unwrap();
+    let factory = database.factory("?table=Sales.Per%22Day%20x&shards=2");
+    let output = window_output();
+    let job = job(1, None, None);
+    factory.prepare(&output, 1, Some(&job)).unwrap();
+    factory.prepare(&output, 1, Some(&job)).unwrap();
+    let shards = [Shard(0), Shard(1)];
+    let mut sink = factory.open(&output, &shards, &of_job(&job)).unwrap();
+    for shard in shards {
+        let rows = inserted(2, [counted(u128::from(shard.0), 1)]);
+        sink.commit(&EpochRows { shard, ..rows }).unwrap();
+    }
+    let sql = "SELECT concat_ws('|', job, sink, shard, run, epoch) \
+               FROM \"Sales\".highwater_epochs ORDER BY shard";
+    let rows: Vec<String> = client
+        .query(sql, &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let key = "11112222-3333-4444-5555-666677778888|wide-rows/postgres-Per\"Day x";
+    assert_eq!(rows, [format!("{key}|0|1|2"), format!("{key}|1|1|2")]);
 }
 
 // ---------------------------------------------------------------------- without any server

@@ -10,6 +10,7 @@
 )]
 #![cfg(feature = "s3")]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,8 +20,8 @@ use highwater::rows::{
     Column, ColumnType, Completeness, Origin, Pane, RowWriter, Rows, Tabular, Timing,
 };
 use highwater::sink::{
-    EpochRows, Layout, OutputKind, OutputSpec, SinkContext, SinkError, SinkFactory, SinkOptions,
-    parse_sink,
+    EpochRows, JobContext, JobId, Layout, NewestRun, OutputKind, OutputSpec, RunNumber, Sink,
+    SinkContext, SinkError, SinkFactory, SinkOptions, parse_sink,
 };
 use highwater::time::{Epoch, EventTime, Offset, PartitionId, Shard, Span};
 
@@ -279,6 +280,153 @@ fn s3_an_aborted_run_does_not_wait() {
     let outcome = commit.join().unwrap();
     service("start");
     assert!(matches!(outcome, Err(SinkError::Aborted)), "{outcome:?}");
+}
+
+/// A log that no newer run has claimed.
+struct Newest(u64);
+
+impl NewestRun for Newest {
+    fn newest_run(&self) -> Result<RunNumber, SinkError> {
+        Ok(RunNumber(self.0))
+    }
+}
+
+fn job(id: u128, run: u64, replace_output: bool) -> JobContext {
+    JobContext {
+        job: JobId(uuid::Uuid::from_u128(id)),
+        run: RunNumber(run),
+        checkpoint: None,
+        logged: None,
+        sinks: BTreeMap::new(),
+        replace_output,
+        log: Arc::new(Newest(run)),
+    }
+}
+
+fn start(uri: &str, output: &OutputSpec, job: &JobContext) -> Box<dyn Sink> {
+    let factory = factory(uri);
+    factory.prepare(output, 1, Some(job)).unwrap();
+    let context = SinkContext {
+        job: Some(Arc::new(job.clone())),
+        ..SinkContext::default()
+    };
+    factory.open(output, &[Shard(3)], &context).unwrap()
+}
+
+/// All objects below the prefix of a URI, with their bytes.
+fn objects(uri: &str) -> BTreeMap<String, Vec<u8>> {
+    use object_store::{ObjectStore, ObjectStoreExt};
+    let (bucket, prefix) = uri
+        .split_once("s3://")
+        .and_then(|(_, rest)| rest.split_once('/'))
+        .unwrap();
+    let store = object_store::aws::AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .build()
+        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut objects = BTreeMap::new();
+        let mut places = vec![object_store::path::Path::from(prefix)];
+        while let Some(place) = places.pop() {
+            let found = store.list_with_delimiter(Some(&place)).await.unwrap();
+            places.extend(found.common_prefixes);
+            for object in found.objects {
+                let bytes = store.get(&object.location).await.unwrap();
+                let name = object.location.as_ref().strip_prefix(prefix).unwrap();
+                objects.insert(name.to_owned(), bytes.bytes().await.unwrap().to_vec());
+            }
+        }
+        objects
+    })
+}
+
+/// Four epochs with rows; 1 and 3 are checkpoints.
+fn four_epochs(rows: impl Fn(u64) -> EpochRows) -> Vec<EpochRows> {
+    let numbered = |number: u64| EpochRows {
+        epoch: Epoch(number),
+        is_checkpoint: number % 2 == 1,
+        ..rows(number)
+    };
+    (0..4).map(numbered).collect()
+}
+
+fn window(number: u64) -> EpochRows {
+    let pane = Pane {
+        timing: Timing::OnTime,
+        index: 0,
+        is_final: true,
+        complete: Completeness::Proved,
+    };
+    let mut rows = Rows::new(Count::columns().into());
+    rows.push_result(&Count(number as i64 * 1_800_000, 7), pane, 1);
+    epoch(rows)
+}
+
+#[test]
+#[ignore = "needs s3: run dev/test"]
+fn s3_a_crash_and_a_replay_leave_the_same_objects() {
+    let _store = store();
+    let cases = [
+        (windows(), four_epochs(window)),
+        (records(), four_epochs(|number| noise(number + 3, 100))),
+    ];
+    for (format, (output, epochs)) in ["csv", "parquet"].into_iter().flat_map(|format| {
+        let cases = cases.clone().into_iter();
+        cases.map(move |case| (format, case))
+    }) {
+        let (whole, broken) = (prefix("whole"), prefix("broken"));
+        let (whole, broken) = (format!("{format}:{whole}"), format!("{format}:{broken}"));
+        let mut sink = start(&whole, &output, &job(7, 1, false));
+        for epoch in &epochs {
+            sink.commit(epoch).unwrap();
+        }
+        sink.close().unwrap();
+
+        let mut zombie = start(&broken, &output, &job(7, 1, false));
+        for epoch in &epochs[..3] {
+            zombie.commit(epoch).unwrap();
+        }
+        let mut sink = start(&broken, &output, &job(7, 2, false));
+        for epoch in &epochs {
+            sink.commit(epoch).unwrap();
+        }
+        zombie.commit(&epochs[3]).unwrap();
+        sink.close().unwrap();
+        let expected = objects(&whole);
+        assert!(expected.len() > 2, "{:?}", expected.keys());
+        assert_eq!(objects(&broken), expected);
+    }
+}
+
+#[test]
+#[ignore = "needs s3: run dev/test"]
+fn s3_a_prefix_belongs_to_one_job() {
+    let _store = store();
+    let output = OutputSpec {
+        layout: Layout::DateHour("window_start"),
+        ..windows()
+    };
+    let uri = format!("csv:{}", prefix("owner"));
+    let mut sink = start(&uri, &output, &job(7, 1, false));
+    sink.commit(&window(0)).unwrap();
+    let other = job(u128::MAX, 1, false);
+    let refused = factory(&uri).prepare(&output, 1, Some(&other)).unwrap_err();
+    assert!(matches!(refused, SinkError::Refused(_)), "{refused:?}");
+    let mut sink = start(&uri, &output, &job(u128::MAX, 1, true));
+    sink.commit(&window(1)).unwrap();
+    let names: Vec<String> = objects(&uri).into_keys().collect();
+    assert_eq!(
+        names,
+        [
+            "/_highwater-windows.csv.gz.json",
+            "/date=1970-01-01/hour=00/\
+             windows-jffffffff-19700101T003000Z-19700101T003100Z-s003.csv.gz"
+        ]
+    );
 }
 
 #[test]

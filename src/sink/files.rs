@@ -6,17 +6,27 @@
 //!   when the run ends are published nowhere.
 //! * `records`: rows go into staged files as they come and are published at checkpoints, under a
 //!   name made of the run's label, the checkpoint's epoch and the shard.
+//!
+//! **With a state** names hold the tag of the job in place of the run's label, and a file that is
+//! there already was published by an earlier run: see `sink::commit::claim`. Windows come when
+//! they are final and are published at once, so that the sink holds nothing that a restart could
+//! lose but staged records, which the replay makes again. There is no lock: a run that was left
+//! behind can only publish the same files, and stages them under names of its own.
+//!
 //! * `staging`: how a file is written, compressed and published.
 //! * `names`: of files, and of the folders that a layout puts them into.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use self::names::{FolderRule, Naming};
 use self::records::Records;
 use self::staging::Out;
 use self::windows::Windows;
+use super::commit::check_newest;
+use super::commit::claim::Claim;
 use super::encode::Projection;
 #[cfg(feature = "parquet")]
 use super::encode::columnar::Codec;
@@ -25,7 +35,7 @@ use super::job::identity;
 use super::lock::Lock;
 use super::{
     EpochRows, Guarantee, JobContext, OutputKind, OutputSpec, Sink, SinkContext, SinkError,
-    SinkFactory, Written,
+    SinkFactory, Written, sink_id,
 };
 use crate::time::{Epoch, Shard};
 
@@ -126,6 +136,41 @@ impl FilesFactory {
         }
     }
 
+    fn naming(&self, output: &OutputSpec, job: Option<&JobContext>, run_label: &str) -> Naming {
+        Naming {
+            output: output.name,
+            run_label: run_label.to_owned(),
+            extension: self.format.extension(),
+            job: job.map(|job| (job.job.tag(), job.run)),
+        }
+    }
+
+    /// Sees to it that no other job writes this output to this place.
+    fn claim(&self, output: &OutputSpec, job: &JobContext) -> Result<(), SinkError> {
+        let naming = self.naming(output, Some(job), "");
+        let target = match &self.place {
+            Place::Folder(path) => format!("{}, output {}", path.display(), output.name),
+            #[cfg(feature = "s3")]
+            Place::Bucket { bucket, prefix } => {
+                format!("s3://{bucket}/{prefix}, output {}", output.name)
+            }
+        };
+        let claim = Claim {
+            sink: &sink_id(output.name, &self.identity()),
+            target: &target,
+            marker: &naming.marker(),
+            is_output: &|name| naming.is_published(name),
+        };
+        match &self.place {
+            Place::Folder(path) => claim.make(&mut Folder::open(path)?, job),
+            #[cfg(feature = "s3")]
+            Place::Bucket { bucket, prefix } => {
+                let mut bucket = super::s3::Bucket::new(bucket, prefix, self.connect_timeout)?;
+                claim.make(&mut bucket, job)
+            }
+        }
+    }
+
     fn locks(&self, output: &OutputSpec, shards: &[Shard]) -> Result<Vec<Lock>, SinkError> {
         // Bound without a pattern that cannot fail when there is only one kind of place.
         #[cfg_attr(not(feature = "s3"), expect(clippy::infallible_destructuring_match))]
@@ -155,7 +200,7 @@ impl SinkFactory for FilesFactory {
     }
 
     fn guarantee(&self) -> Guarantee {
-        Guarantee::AtLeastOnce
+        Guarantee::ExactlyOnce
     }
 
     fn shards(&self) -> u32 {
@@ -163,7 +208,7 @@ impl SinkFactory for FilesFactory {
     }
 
     fn check(&self, output: &OutputSpec) -> Result<String, SinkError> {
-        Content::of(output)?;
+        Content::of(output, false)?;
         match &self.place {
             Place::Folder(path) => {
                 folder::check_creatable(path)?;
@@ -188,21 +233,20 @@ impl SinkFactory for FilesFactory {
         &self,
         output: &OutputSpec,
         _partitions: u32,
-        _job: Option<&JobContext>,
+        job: Option<&JobContext>,
     ) -> Result<(), SinkError> {
-        Content::of(output)?;
+        Content::of(output, false)?;
         match &self.place {
             Place::Folder(path) => {
                 Folder::open(path)?;
-                folder::check_writable(path)
+                folder::check_writable(path)?;
             }
             #[cfg(feature = "s3")]
             Place::Bucket { bucket, prefix } => {
-                super::s3::Bucket::new(bucket, prefix, self.connect_timeout)?
-                    .check()
-                    .map(drop)
+                super::s3::Bucket::new(bucket, prefix, self.connect_timeout)?.check()?;
             }
         }
+        job.map_or(Ok(()), |job| self.claim(output, job))
     }
 
     fn open(
@@ -212,11 +256,8 @@ impl SinkFactory for FilesFactory {
         context: &SinkContext,
     ) -> Result<Box<dyn Sink>, SinkError> {
         let store = self.store(context)?;
-        let naming = Naming {
-            output: output.name,
-            run_label: context.run_label.clone(),
-            extension: self.format.extension(),
-        };
+        let job = context.job.clone();
+        let naming = self.naming(output, job.as_deref(), &context.run_label);
         let layout = FolderRule::of(output)?;
         let projection = Projection::file(output);
         let out = Out {
@@ -227,16 +268,20 @@ impl SinkFactory for FilesFactory {
             format: self.format,
             staged: 0,
         };
-        let locks = self.locks(output, shards)?;
+        let locks = match job {
+            Some(_) => Vec::new(),
+            None => self.locks(output, shards)?,
+        };
         let shards: BTreeMap<Shard, Content> = shards
             .iter()
-            .map(|shard| Ok((*shard, Content::of(output)?)))
+            .map(|shard| Ok((*shard, Content::of(output, job.is_some())?)))
             .collect::<Result<_, SinkError>>()?;
         let sink = FilesSink {
             out,
             shards,
             last: BTreeMap::new(),
             locks,
+            job,
         };
         sink.out.clean(sink.shards.keys().copied())?;
         Ok(Box::new(sink))
@@ -254,9 +299,12 @@ enum Content {
 }
 
 impl Content {
-    fn of(output: &OutputSpec) -> Result<Self, SinkError> {
+    /// `is_final`: windows come when they are final.
+    fn of(output: &OutputSpec, is_final: bool) -> Result<Self, SinkError> {
         Ok(match output.kind {
-            OutputKind::Windows { keep, .. } => Self::Windows(Windows::new(output, keep)?),
+            OutputKind::Windows { keep, .. } => {
+                Self::Windows(Windows::new(output, keep, is_final)?)
+            }
             _ => Self::Records(Records::default()),
         })
     }
@@ -268,10 +316,11 @@ struct FilesSink {
     /// The last epoch of each shard.
     last: BTreeMap<Shard, Epoch>,
     locks: Vec<Lock>,
+    job: Option<Arc<JobContext>>,
 }
 
-impl Sink for FilesSink {
-    fn commit(&mut self, epoch: &EpochRows) -> Result<Written, SinkError> {
+impl FilesSink {
+    fn publish(&mut self, epoch: &EpochRows) -> Result<Written, SinkError> {
         let shard = epoch.shard;
         self.last.insert(shard, epoch.epoch);
         let Some(content) = self.shards.get_mut(&shard) else {
@@ -285,9 +334,25 @@ impl Sink for FilesSink {
             Content::Records(records) => records.commit(&mut self.out, epoch),
         }
     }
+}
+
+impl Sink for FilesSink {
+    fn commit(&mut self, epoch: &EpochRows) -> Result<Written, SinkError> {
+        let outcome = self.publish(epoch);
+        if let (Err(SinkError::Write { .. }), Some(job)) = (&outcome, &self.job) {
+            // A newer run has removed what this one had staged: that is why it failed.
+            check_newest(job, &self.out.store.describe())?;
+        }
+        outcome
+    }
 
     fn close(&mut self) -> Result<Written, SinkError> {
         let mut written = Written::default();
+        if self.job.is_some() {
+            // The last epoch of a run is a checkpoint. What came after an earlier one is staged,
+            // and the next run makes it again under the name that belongs to it.
+            return Ok(written);
+        }
         for (shard, content) in &mut self.shards {
             if let (Content::Records(records), Some(epoch)) = (content, self.last.get(shard)) {
                 written += records.publish(&mut self.out, *shard, *epoch)?;
@@ -309,9 +374,178 @@ impl Drop for FilesSink {
 
 #[cfg(test)]
 mod tests {
-    use super::testing::{factory, records};
+    use std::sync::atomic::Ordering;
+
+    use super::testing::{alerts, counts, epoch, factory, published, records, windows};
     use super::*;
-    use crate::sink::Layout;
+    use crate::rows::Rows;
+    use crate::sink::commit::sample::{Log, job};
+    use crate::sink::{JobId, Layout, SinkMark};
+
+    const SHARD: Shard = Shard(3);
+    const NEW_YEAR: i64 = 1_704_067_200_000;
+
+    fn of_job(job: &JobContext) -> SinkContext {
+        SinkContext {
+            job: Some(Arc::new(job.clone())),
+            ..SinkContext::default()
+        }
+    }
+
+    fn start(root: &Path, output: &OutputSpec, job: &JobContext) -> Box<dyn Sink> {
+        let factory = factory(root);
+        factory.prepare(output, 1, Some(job)).unwrap();
+        factory.open(output, &[SHARD], &of_job(job)).unwrap()
+    }
+
+    /// Names and bytes.
+    fn contents(root: &Path) -> BTreeMap<String, Vec<u8>> {
+        let names = published(root).into_iter();
+        names
+            .map(|name| (name.clone(), fs::read(root.join(name)).unwrap()))
+            .collect()
+    }
+
+    /// Six epochs; 2 and 5 are checkpoints.
+    fn epochs(rows: impl Fn(u64) -> Rows) -> Vec<EpochRows> {
+        let is_checkpoint = |number| number == 2 || number == 5;
+        (0..6)
+            .map(|number| epoch(number, 0, is_checkpoint(number), rows(number)))
+            .collect()
+    }
+
+    /// A final window per epoch, in two folders.
+    fn window_rows(number: u64) -> Rows {
+        let start = NEW_YEAR + number as i64 * 900_000;
+        counts(&[(start, Some("b"), 1, 1), (start, Some("a"), 2, 1)])
+    }
+
+    fn undisturbed(output: &OutputSpec, epochs: &[EpochRows]) -> BTreeMap<String, Vec<u8>> {
+        let root = tempfile::tempdir().unwrap();
+        let mut sink = start(root.path(), output, &job(1, None, None));
+        epochs.iter().for_each(|epoch| {
+            sink.commit(epoch).unwrap();
+        });
+        sink.close().unwrap();
+        drop(sink);
+        contents(root.path())
+    }
+
+    #[test]
+    fn a_crash_and_a_replay_leave_the_same_files() {
+        let cases = [
+            (
+                records(Layout::DateHour("time")),
+                epochs(|number| alerts(number * 3, number * 3 + 3)),
+            ),
+            (
+                windows(Layout::DateHour("window_start")),
+                epochs(window_rows),
+            ),
+        ];
+        for (output, epochs) in cases {
+            let expected = undisturbed(&output, &epochs);
+            assert!(expected.len() > 3, "{:?}", expected.keys());
+            for crash in 0..6 {
+                let root = tempfile::tempdir().unwrap();
+                let mut sink = start(root.path(), &output, &job(1, None, None));
+                for epoch in &epochs[..=crash] {
+                    sink.commit(epoch).unwrap();
+                }
+                std::mem::forget(sink);
+                // Its checkpoint may have come to the log, or not.
+                let mut again = job(2, (crash > 3).then_some(2), Some(crash as u64));
+                if again.checkpoint.is_some() {
+                    let sink = sink_id(output.name, &factory(root.path()).identity());
+                    again.sinks.insert(sink, SinkMark::default());
+                }
+                let from = again.checkpoint.map_or(0, |epoch| epoch.0 as usize + 1);
+                let mut sink = start(root.path(), &output, &again);
+                for epoch in &epochs[from..] {
+                    sink.commit(epoch).unwrap();
+                }
+                sink.close().unwrap();
+                drop(sink);
+                assert_eq!(contents(root.path()), expected, "a crash after {crash}");
+                assert!(!root.path().join(folder::STAGING).exists());
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_that_was_left_behind_harms_nobody() {
+        let output = records(Layout::Flat);
+        let epochs = epochs(|number| alerts(number * 3, number * 3 + 3));
+        let expected = undisturbed(&output, &epochs);
+        let root = tempfile::tempdir().unwrap();
+        let log = Arc::new(Log::new(1));
+        let older = JobContext {
+            log: Arc::clone(&log) as _,
+            ..job(1, None, None)
+        };
+        let mut older = start(root.path(), &output, &older);
+        older.commit(&epochs[0]).unwrap();
+        // The newer run begins while the older one still has staged files.
+        let mut newer = start(root.path(), &output, &job(2, None, Some(0)));
+        log.0.store(2, Ordering::SeqCst);
+        for epoch in &epochs[..2] {
+            newer.commit(epoch).unwrap();
+        }
+        older.commit(&epochs[1]).unwrap();
+        let fenced = older.commit(&epochs[2]).unwrap_err();
+        assert!(matches!(fenced, SinkError::Fenced(_)), "{fenced:?}");
+        drop(older);
+        for epoch in &epochs[2..] {
+            newer.commit(epoch).unwrap();
+        }
+        assert_eq!(contents(root.path()), expected);
+    }
+
+    #[test]
+    fn a_folder_belongs_to_one_job() {
+        let root = tempfile::tempdir().unwrap();
+        let output = windows(Layout::Flat);
+        let rows = epochs(window_rows);
+        let mut sink = start(root.path(), &output, &job(1, None, None));
+        sink.commit(&rows[0]).unwrap();
+        drop(sink);
+        let mut other = JobContext {
+            job: JobId(uuid::Uuid::from_u128(u128::MAX)),
+            ..job(1, None, None)
+        };
+        let factory = factory(root.path());
+        let refused = factory.prepare(&output, 1, Some(&other)).unwrap_err();
+        assert!(matches!(refused, SinkError::Refused(_)), "{refused:?}");
+        // Another output there is another matter.
+        let alerts = records(Layout::Flat);
+        factory.prepare(&alerts, 1, Some(&other)).unwrap();
+        assert_eq!(published(root.path()).len(), 3);
+        other.replace_output = true;
+        let mut sink = start(root.path(), &output, &other);
+        sink.commit(&rows[1]).unwrap();
+        sink.close().unwrap();
+        assert_eq!(
+            published(root.path()),
+            [
+                "_highwater-alerts.csv.gz.json",
+                "_highwater-windows.csv.gz.json",
+                "windows-jffffffff-20240101T001500Z-20240101T003000Z-s003.csv.gz",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_window_that_is_there_with_other_rows_is_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        let output = windows(Layout::Flat);
+        let mut sink = start(root.path(), &output, &job(1, None, None));
+        let rows = |count| counts(&[(NEW_YEAR, None, count, 1)]);
+        sink.commit(&epoch(0, 0, true, rows(1))).unwrap();
+        sink.commit(&epoch(0, 0, true, rows(1))).unwrap();
+        let error = sink.commit(&epoch(0, 0, true, rows(2))).unwrap_err();
+        assert!(matches!(error, SinkError::Write { .. }), "{error:?}");
+        assert!(error.to_string().contains("other contents"), "{error}");
+    }
 
     #[test]
     fn leftovers_are_removed_and_another_writer_is_refused() {

@@ -6,11 +6,14 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use uuid::Uuid;
+
 use super::SinkError;
+use super::commit::claim::FilePlace;
 use super::files::Store;
 
 /// Where files are written before they are published.
@@ -69,6 +72,98 @@ impl Store for Folder {
     }
 }
 
+impl Folder {
+    /// Writes `bytes` to a file under `.staging/`.
+    fn draft(&self, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+        fs::create_dir_all(&self.staging)?;
+        let draft = self.staging.join(format!("{name}.{}.tmp", Uuid::new_v4()));
+        let mut file = File::create_new(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        Ok(draft)
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> io::Result<bool> {
+        let draft = self.draft(name, bytes)?;
+        let outcome = link_new(&draft, &self.root.join(name));
+        let _ = fs::remove_file(&draft);
+        match outcome {
+            Ok(()) => sync_folder(&self.root).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let (mut names, mut folders) = (Vec::new(), vec![String::new()]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(self.root.join(&folder))? {
+                let entry = entry?;
+                // Names that are not UTF-8 are not ours.
+                let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
+                    continue;
+                };
+                if name.starts_with(['.', '_']) {
+                    continue;
+                }
+                if entry.file_type()?.is_dir() {
+                    folders.push(format!("{folder}{name}/"));
+                } else {
+                    names.push(format!("{folder}{name}"));
+                }
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn failed(&self, name: &str) -> impl Fn(io::Error) -> SinkError {
+        let path = self.root.join(name);
+        move |error| SinkError::io(path.display(), &error)
+    }
+}
+
+impl FilePlace for Folder {
+    fn read(&mut self, name: &str) -> Result<Option<Vec<u8>>, SinkError> {
+        match fs::read(self.root.join(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed(name)(error)),
+        }
+    }
+
+    fn put_new(&mut self, name: &str, bytes: &[u8]) -> Result<bool, SinkError> {
+        self.put(name, bytes).map_err(self.failed(name))
+    }
+
+    fn replace(&mut self, name: &str, bytes: &[u8]) -> Result<(), SinkError> {
+        self.draft(name, bytes)
+            .and_then(|draft| fs::rename(draft, self.root.join(name)))
+            .and_then(|()| sync_folder(&self.root))
+            .map_err(self.failed(name))
+    }
+
+    fn list(&mut self) -> Result<Vec<String>, SinkError> {
+        self.names().map_err(self.failed(""))
+    }
+
+    fn remove(&mut self, name: &str) -> Result<(), SinkError> {
+        let path = self.root.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(self.failed(name)(error));
+            }
+            _ => {}
+        }
+        // A folder goes with its last file.
+        let mut folder = parent(&path);
+        while folder != self.root && fs::remove_dir(folder).is_ok() {
+            folder = parent(folder);
+        }
+        Ok(())
+    }
+}
+
 /// Gives `staged` the name `target` as well (or instead), never replacing a file.
 fn link_new(staged: &Path, target: &Path) -> io::Result<()> {
     let Err(error) = fs::hard_link(staged, target) else {
@@ -79,7 +174,8 @@ fn link_new(staged: &Path, target: &Path) -> io::Result<()> {
     if !has_no_links {
         return Err(error);
     }
-    // A file system without hard links: the shard's lock keeps other writers away in between.
+    // A file system without hard links: the shard's lock keeps other writers away in between, and
+    // with a job those can only put the same file there.
     if target.try_exists()? {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
@@ -102,6 +198,7 @@ pub(crate) fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Returns once the names in `folder` are on disk.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
         // Some network file systems cannot do this for folders, and need not.

@@ -23,6 +23,14 @@ impl fmt::Display for JobId {
     }
 }
 
+impl JobId {
+    /// What tells names of this job from those of others in one folder: `j` and eight digits.
+    pub fn tag(self) -> String {
+        let digits = self.to_string();
+        format!("j{}", &digits[..8])
+    }
+}
+
 /// The number of a run of a job, from 1: one higher at each start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RunNumber(pub u64);
@@ -124,7 +132,8 @@ impl JobContext {
                 self.logged,
             ));
         }
-        if self.mark(sink).is_some() && committed < self.checkpoint {
+        let is_known = committed.is_some() || self.mark(sink).is_some();
+        if is_known && committed < self.checkpoint {
             return Err(refused(
                 "and the log can be replayed only after",
                 committed,

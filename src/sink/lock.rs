@@ -1,5 +1,6 @@
 //! Advisory locks on files: one writer per target, among processes that ask.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
@@ -16,30 +17,67 @@ pub(super) struct Lock {
     _file: File,
 }
 
+/// Who has a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Holder {
+    process: Option<u32>,
+    /// What it said of itself.
+    pub(super) note: String,
+}
+
+impl Holder {
+    /// Whether it is this process.
+    pub(super) fn is_here(&self) -> bool {
+        self.process == Some(std::process::id())
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.process {
+            Some(_) if self.is_here() => f.write_str("this process already")?,
+            Some(id) => write!(f, "process {id}")?,
+            None => f.write_str("another process")?,
+        }
+        if !self.note.is_empty() {
+            write!(f, " ({})", self.note)?;
+        }
+        Ok(())
+    }
+}
+
 impl Lock {
     /// Takes the lock at `path`, which protects `target`.
     ///
     /// # Errors
     /// When another process has it, which the error names, or the file cannot be made.
     pub(super) fn acquire(path: &Path, target: &Path) -> Result<Self, SinkError> {
+        Self::try_acquire(path, "")?.map_err(|holder| held(&holder, target))
+    }
+
+    /// Takes the lock at `path`, and says of itself `note`, one line; or says who has it.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub(super) fn try_acquire(path: &Path, note: &str) -> Result<Result<Self, Holder>, SinkError> {
         let failed = |error: &io::Error| SinkError::io(path.display(), error);
         loop {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(false);
             let mut file = options.open(path).map_err(|error| failed(&error))?;
             if !try_lock(&file).map_err(|error| failed(&error))? {
-                return Err(held(&mut file, target));
+                return Ok(Err(holder(&mut file)));
             }
             // The holder before us may have removed the file between our open and our lock; then
             // others lock a new file of this name, and ours protects nothing.
             if !is_same(&file, path) {
                 continue;
             }
-            sign(&mut file).map_err(|error| failed(&error))?;
-            return Ok(Self {
+            sign(&mut file, note).map_err(|error| failed(&error))?;
+            return Ok(Ok(Self {
                 path: path.to_owned(),
                 _file: file,
-            });
+            }));
         }
     }
 
@@ -49,7 +87,7 @@ impl Lock {
             return Ok(());
         };
         match try_lock(&file) {
-            Ok(false) => Err(held(&mut file, target)),
+            Ok(false) => Err(held(&holder(&mut file), target)),
             Ok(true) | Err(_) => Ok(()),
         }
     }
@@ -84,22 +122,26 @@ fn is_same(file: &File, path: &Path) -> bool {
     }
 }
 
-fn sign(file: &mut File) -> io::Result<()> {
+fn sign(file: &mut File, note: &str) -> io::Result<()> {
     file.set_len(0)?;
     file.seek(SeekFrom::Start(0))?;
-    writeln!(file, "{}", std::process::id())
+    writeln!(file, "{} {note}", std::process::id())
 }
 
-fn held(file: &mut File, target: &Path) -> SinkError {
+fn holder(file: &mut File) -> Holder {
     let mut text = String::new();
-    let _ = file.take(20).read_to_string(&mut text);
-    let holder = match text.trim().parse::<u32>() {
-        Ok(id) if id == std::process::id() => "this process already writes".to_owned(),
-        Ok(id) => format!("process {id} writes"),
-        Err(_) => "another process writes".to_owned(),
-    };
+    let _ = file.take(200).read_to_string(&mut text);
+    let (process, note) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
+    Holder {
+        process: process.parse().ok(),
+        note: note.to_owned(),
+    }
+}
+
+/// The error of a lock that somebody else has.
+pub(super) fn held(holder: &Holder, target: &Path) -> SinkError {
     SinkError::Config(format!(
-        "{}: {holder} there; stop it first, or choose another place",
+        "{}: {holder} writes there; stop it first, or choose another place",
         target.display()
     ))
 }
@@ -121,5 +163,20 @@ mod tests {
         Lock::probe(&path, &target).unwrap();
         assert!(!path.exists());
         Lock::acquire(&path, &target).unwrap();
+    }
+
+    #[test]
+    fn the_holder_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.lock");
+        let _lock = Lock::try_acquire(&path, "run 3").unwrap().unwrap();
+        let holder = Lock::try_acquire(&path, "run 4").unwrap().unwrap_err();
+        assert!(holder.is_here());
+        assert_eq!(holder.note, "run 3");
+        let elsewhere = Holder {
+            process: Some(1),
+            ..holder
+        };
+        assert_eq!(elsewhere.to_string(), "process 1 (run 3)");
     }
 }

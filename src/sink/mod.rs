@@ -11,6 +11,7 @@
 //! | [`uri`] | what a `--to` URI means |
 //! | [`commit`] | how each kind of target commits every epoch exactly once |
 //! | [`job`] | what a sink must know to commit each epoch exactly once |
+//! | [`commit`] | the rules of doing so, apart from the world |
 //! | [`thread`] | one sink on a thread of its own, behind a bounded queue |
 //! | [`console`], [`ndjson`], [`null`] | standard output, one file, nothing |
 //! | [`detach`] | standard output beside outputs that matter when nobody reads it any more |

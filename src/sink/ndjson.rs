@@ -1,22 +1,36 @@
 //! `ndjson:PATH`: one file of JSON lines, or standard output.
 //!
-//! The file is cut to nothing when it is opened, under an exclusive lock on `PATH.lock` that is
-//! held until the sink is dropped. Each epoch is written at once; checkpoints also reach the disk.
+//! The file is cut when it is opened, under an exclusive lock on `PATH.lock` that is held until the
+//! sink is dropped. Each epoch is written at once; checkpoints also reach the disk.
+//!
+//! **With a state** the file is cut to the length that the checkpoint knows, and `PATH.job` says
+//! which job writes there (see `sink::commit::lines`): move it along with the file. **Without one**,
+//! it is cut to nothing. Standard output, pipes and devices cannot be cut: rows after the last
+//! checkpoint come again after a crash.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use super::commit::lines::{LineCommitter, LineFile};
+use super::commit::owner::{Owner, read_owner, write_owner};
 use super::encode::json::JsonEncoder;
 use super::job::identity;
-use super::lock::Lock;
+use super::lock::{Lock, held};
 use super::null::NullSink;
 use super::{
     EpochRows, Guarantee, JobContext, OutputSpec, Sink, SinkContext, SinkError, SinkFactory,
-    Written, folder,
+    Written, folder, sink_id,
 };
 use crate::terminal;
-use crate::time::Shard;
+use crate::time::{Epoch, Shard};
+
+/// How long a run waits at first for one that still has the file, and at most between two looks.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// How often a wait looks whether the run was aborted.
+const TICK: Duration = Duration::from_millis(50);
 
 /// What `ndjson:` means.
 #[derive(Clone, Debug)]
@@ -48,7 +62,10 @@ impl SinkFactory for NdjsonFactory {
     }
 
     fn guarantee(&self) -> Guarantee {
-        Guarantee::AtLeastOnce
+        match &self.path {
+            Some(path) if !is_special(path) => Guarantee::ExactlyOnce,
+            _ => Guarantee::AtLeastOnce,
+        }
     }
 
     fn shards(&self) -> u32 {
@@ -87,17 +104,29 @@ impl SinkFactory for NdjsonFactory {
         &self,
         output: &OutputSpec,
         shards: &[Shard],
-        _context: &SinkContext,
+        context: &SinkContext,
     ) -> Result<Box<dyn Sink>, SinkError> {
         if shards.is_empty() {
             // The file belongs to the worker that has its only shard.
             return Ok(Box::new(NullSink));
         }
+        let encoder = JsonEncoder::new(&output.columns);
+        if let (Some(path), Some(job)) = (&self.path, &context.job)
+            && !is_special(path)
+        {
+            let file = JobFile::new(path, job, context.clone());
+            let sink = sink_id(output.name, &self.identity());
+            let target = path.display().to_string();
+            return Ok(Box::new(JobSink {
+                lines: LineCommitter::open(file, job, &sink, &target)?,
+                encoder,
+                buffer: Vec::new(),
+            }));
+        }
         let target = match &self.path {
             Some(path) => Target::open(path)?,
             None => Target::Stdout,
         };
-        let encoder = JsonEncoder::new(&output.columns);
         Ok(Box::new(NdjsonSink {
             target,
             encoder,
@@ -119,9 +148,23 @@ fn check_file(path: &Path) -> Result<bool, SinkError> {
 }
 
 fn lock_path(path: &Path) -> PathBuf {
+    beside(path, ".lock")
+}
+
+/// Where it stands which job writes to the file.
+fn marker_path(path: &Path) -> PathBuf {
+    beside(path, ".job")
+}
+
+fn beside(path: &Path, extension: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
+    name.push(extension);
     name.into()
+}
+
+/// A pipe or a device has neither a lock, nor contents to cut, nor a disk to reach.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| !found.is_file())
 }
 
 enum Target {
@@ -135,8 +178,7 @@ enum Target {
 
 impl Target {
     fn open(path: &Path) -> Result<Self, SinkError> {
-        // A pipe or a device has neither a lock, nor contents to cut, nor a disk to reach.
-        let is_special = fs::metadata(path).is_ok_and(|found| !found.is_file());
+        let is_special = is_special(path);
         let lock = if is_special {
             None
         } else {
@@ -149,6 +191,8 @@ impl Target {
             .truncate(!is_special)
             .open(path)
             .map_err(failed)?;
+        // What a job had written there is gone. Usually there is none.
+        let _ = fs::remove_file(marker_path(path));
         Ok(Self::File {
             path: path.to_owned(),
             file,
@@ -224,12 +268,180 @@ impl Sink for NdjsonSink {
     }
 }
 
+/// The file of a run of a job.
+#[derive(Debug)]
+struct JobFile {
+    path: PathBuf,
+    /// What the lock says of this run.
+    note: String,
+    context: SinkContext,
+    waited: Option<Duration>,
+    lock: Option<Lock>,
+    file: Option<File>,
+}
+
+impl JobFile {
+    fn new(path: &Path, job: &JobContext, context: SinkContext) -> Self {
+        Self {
+            path: path.to_owned(),
+            note: format!("run {} of job {}", job.run, job.job),
+            context,
+            waited: None,
+            lock: None,
+            file: None,
+        }
+    }
+
+    fn failed(&self, error: &io::Error) -> SinkError {
+        SinkError::io(self.path.display(), error)
+    }
+
+    /// The file, which is made when it is missing.
+    fn file(&mut self) -> Result<&mut File, SinkError> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                let open = || {
+                    let file = OpenOptions::new()
+                        .append(true)
+                        .create(true)
+                        .open(&self.path)?;
+                    folder::sync_folder(folder::parent(&self.path))?;
+                    Ok(file)
+                };
+                open().map_err(|error| self.failed(&error))?
+            }
+        };
+        Ok(self.file.insert(file))
+    }
+
+    fn write_marker(&self, owner: &Owner) -> io::Result<()> {
+        let path = marker_path(&self.path);
+        let draft = beside(&path, ".tmp");
+        let mut file = File::create(&draft)?;
+        file.write_all(&write_owner(owner))?;
+        file.sync_all()?;
+        fs::rename(&draft, &path)?;
+        folder::sync_folder(folder::parent(&path))
+    }
+}
+
+impl LineFile for JobFile {
+    fn lock(&mut self) -> Result<Option<String>, SinkError> {
+        match Lock::try_acquire(&lock_path(&self.path), &self.note)? {
+            Ok(lock) => {
+                self.lock = Some(lock);
+                if self.waited.take().is_some() {
+                    self.context.set_status(None);
+                }
+                Ok(None)
+            }
+            // Two outputs of one run in one file: no wait would end that.
+            Err(holder) if holder.is_here() && holder.note == self.note => {
+                Err(held(&holder, &self.path))
+            }
+            Err(holder) => Ok(Some(holder.to_string())),
+        }
+    }
+
+    fn wait(&mut self, holder: &str) -> Result<(), SinkError> {
+        let path = self.path.display();
+        let status = format!("{path}: {holder} still has the file; waiting for it to end");
+        self.context.set_status(Some(status));
+        let pause = self.waited.map_or(FIRST_WAIT, |last| last * 2);
+        let pause = pause.min(LONGEST_WAIT);
+        self.waited = Some(pause);
+        let end = Instant::now() + pause;
+        while Instant::now() < end {
+            if self.context.is_aborted() {
+                return Err(SinkError::Aborted);
+            }
+            std::thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    fn owner(&mut self) -> Result<Option<Owner>, SinkError> {
+        match fs::read(marker_path(&self.path)) {
+            Ok(bytes) => read_owner(&bytes, &self.path.display().to_string()).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    fn own(&mut self, owner: &Owner) -> Result<(), SinkError> {
+        self.write_marker(owner)
+            .map_err(|error| self.failed(&error))
+    }
+
+    fn length(&mut self) -> Result<u64, SinkError> {
+        match fs::metadata(&self.path) {
+            Ok(found) => Ok(found.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    fn cut(&mut self, length: u64) -> Result<(), SinkError> {
+        let outcome = self.file()?.set_len(length);
+        outcome.map_err(|error| self.failed(&error))
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
+        let outcome = self.file()?.write_all(bytes);
+        outcome.map_err(|error| self.failed(&error))
+    }
+
+    fn sync(&mut self) -> Result<(), SinkError> {
+        let outcome = self.file()?.sync_data();
+        outcome.map_err(|error| self.failed(&error))
+    }
+}
+
+/// Lines that are committed once.
+struct JobSink {
+    lines: LineCommitter<JobFile>,
+    encoder: JsonEncoder,
+    buffer: Vec<u8>,
+}
+
+impl Sink for JobSink {
+    fn commit(&mut self, epoch: &EpochRows) -> Result<Written, SinkError> {
+        self.buffer.clear();
+        if !epoch.rows.is_empty() {
+            self.encoder.lines(&epoch.rows, &mut self.buffer);
+        }
+        self.lines
+            .commit(epoch.epoch, &self.buffer, epoch.is_checkpoint)?;
+        Ok(Written {
+            rows: epoch.rows.len() as u64,
+            bytes: self.buffer.len() as u64,
+        })
+    }
+
+    fn committed(&self, _shard: Shard) -> Option<Epoch> {
+        self.lines.committed()
+    }
+
+    fn position(&self, _shard: Shard) -> u64 {
+        self.lines.length()
+    }
+
+    fn close(&mut self) -> Result<Written, SinkError> {
+        self.lines.sync()?;
+        Ok(Written::default())
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::commit::sample::job;
     use super::super::encode::sample::{Count, PANE, rows};
     use super::*;
     use crate::rows::Tabular;
-    use crate::sink::{Layout, OutputKind};
+    use crate::sink::{Layout, OutputKind, SinkMark};
     use crate::time::{Epoch, EventTime, Span};
 
     fn output() -> OutputSpec {
@@ -310,6 +522,110 @@ mod tests {
         assert!(factory.check(&output()).is_err());
         assert!(factory.open(&output(), &[Shard(0)], &context).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
+    }
+
+    fn of_job(job: &JobContext) -> SinkContext {
+        SinkContext {
+            job: Some(Arc::new(job.clone())),
+            ..SinkContext::default()
+        }
+    }
+
+    fn start(path: &Path, context: &SinkContext) -> Result<Box<dyn Sink>, SinkError> {
+        let factory = NdjsonFactory::file(path);
+        factory.prepare(&output(), 1, context.job.as_deref())?;
+        factory.open(&output(), &[Shard(0)], context)
+    }
+
+    fn counts(path: &Path) -> Vec<i64> {
+        let text = fs::read_to_string(path).unwrap();
+        let value = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        text.lines()
+            .map(|line| value(line)["count"].as_i64().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_job_goes_on_where_its_checkpoint_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/out.ndjson");
+        let first = job(1, None, None);
+        let mut sink = start(&path, &of_job(&first)).unwrap();
+        sink.commit(&epoch(1)).unwrap();
+        let length = sink.position(Shard(0));
+        assert_eq!(length, fs::metadata(&path).unwrap().len());
+        sink.commit(&epoch(2)).unwrap();
+        drop(sink);
+
+        let mut second = job(2, Some(1), Some(2));
+        let mark = SinkMark {
+            positions: [(Shard(0), length)].into(),
+        };
+        let identity = NdjsonFactory::file(&path).identity();
+        second.sinks.insert(sink_id("windows", &identity), mark);
+        let mut sink = start(&path, &of_job(&second)).unwrap();
+        assert_eq!(sink.committed(Shard(0)), Some(Epoch(1)));
+        assert_eq!(counts(&path), [1]);
+        sink.commit(&epoch(2)).unwrap();
+        sink.commit(&epoch(3)).unwrap();
+        sink.close().unwrap();
+        drop(sink);
+        assert_eq!(counts(&path), [1, 2, 3]);
+        assert!(!lock_path(&path).exists());
+
+        // A run without a state takes the file over, and the job no longer goes on with it.
+        start(&path, &SinkContext::default()).unwrap();
+        fs::write(&path, vec![b' '; 1 << 16]).unwrap();
+        let refused = start(&path, &of_job(&second)).err().unwrap();
+        assert!(matches!(refused, SinkError::Refused(_)), "{refused:?}");
+    }
+
+    #[test]
+    fn a_restart_waits_for_the_run_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.ndjson");
+        let zombie = start(&path, &of_job(&job(1, None, None))).unwrap();
+        let context = of_job(&job(2, None, None));
+        let (inner, target) = (context.clone(), path.clone());
+        let restart = std::thread::spawn(move || start(&target, &inner).map(drop));
+        let status = loop {
+            let status = context.status.lock().unwrap().clone();
+            if let Some(status) = status {
+                break status;
+            }
+            assert!(!restart.is_finished());
+            std::thread::sleep(TICK);
+        };
+        assert!(status.contains("out.ndjson"), "{status}");
+        assert!(status.contains("run 1 of job"), "{status}");
+        drop(zombie);
+        restart.join().unwrap().unwrap();
+        assert_eq!(*context.status.lock().unwrap(), None);
+    }
+
+    #[test]
+    fn a_wait_ends_when_the_run_does_and_two_outputs_do_not_wait_for_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.ndjson");
+        let context = of_job(&job(1, None, None));
+        let _sink = start(&path, &context).unwrap();
+        let twice = start(&path, &context).err().unwrap();
+        assert!(matches!(twice, SinkError::Config(_)), "{twice:?}");
+        let aborted = of_job(&job(2, None, None));
+        aborted
+            .abort
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+        let outcome = start(&path, &aborted);
+        assert!(matches!(outcome, Err(SinkError::Aborted)));
+    }
+
+    #[test]
+    fn only_files_promise_each_row_once() {
+        let promised = |path: &str| NdjsonFactory::file(path).guarantee();
+        assert_eq!(promised("out.ndjson"), Guarantee::ExactlyOnce);
+        assert_eq!(promised("/dev/null"), Guarantee::AtLeastOnce);
+        let stdout = NdjsonFactory::stdout().guarantee();
+        assert_eq!(stdout, Guarantee::AtLeastOnce);
     }
 
     #[test]

@@ -2,10 +2,17 @@
 //!
 //! The table holds the present state: the row of a natural key is inserted, replaced by its
 //! later revisions, and deleted when it is withdrawn. One epoch of one shard is one transaction.
-//! A transaction whose answer was lost is repeated, which changes nothing for rows with a natural
-//! key. Rows without one (a log) are looked up by the number of the transaction before they are
-//! repeated, which a server that lost its last commits (a standby that took over) cannot answer:
-//! there, and after a restart of the run, rows of a log can be there twice.
+//!
+//! **With a state** a row of `highwater_epochs`, a table beside the target, is part of the same
+//! transaction, so that each epoch is committed once, whatever breaks (see `sink::commit::table`).
+//! A target that another job has written to is refused, or emptied where that is allowed. Rows
+//! that no job has written stay where they are: results may go into a table that is in use, and
+//! replace what stands there under the same natural key.
+//!
+//! **Without one** a transaction whose answer was lost is repeated, which changes nothing for rows
+//! with a natural key. Rows without one (a log) are looked up by the number of the transaction
+//! before they are repeated, which a server that lost its last commits (a standby that took over)
+//! cannot answer: there, and after a restart of the run, rows of a log can be there twice.
 //!
 //! `table` may be `SCHEMA.TABLE`, and is taken as it is written, capitals included; without it
 //! the name is that of the pipeline and the output, `cars_windows`. `shards` is how many parts
@@ -21,22 +28,28 @@
 //! | `session` | a connection that comes back |
 //! | `failure` | what may pass, and what to do about the rest |
 //! | `commit` | one epoch as one transaction |
+//! | `epochs` | the table of epochs |
 
 use std::time::Duration;
 
 use ::postgres::Client;
 
-use self::commit::PostgresSink;
+use self::commit::{EpochSink, PostgresSink};
+use self::epochs::{Epochs, PostgresEpochs};
 use self::inspect::{Found, Server};
 use self::session::{Place, Trouble};
 use self::table::Table;
 use self::target::{TableName, Target};
+use super::commit::table::TableCommitter;
 use super::job::identity;
-use super::{Guarantee, JobContext, OutputSpec, Sink, SinkContext, SinkError, SinkFactory};
+use super::{
+    Guarantee, JobContext, OutputSpec, Sink, SinkContext, SinkError, SinkFactory, sink_id,
+};
 use crate::time::Shard;
 
 mod changes;
 mod commit;
+mod epochs;
 mod failure;
 mod inspect;
 mod session;
@@ -102,7 +115,7 @@ impl SinkFactory for PostgresFactory {
     }
 
     fn guarantee(&self) -> Guarantee {
-        Guarantee::AtLeastOnce
+        Guarantee::ExactlyOnce
     }
 
     fn shards(&self) -> u32 {
@@ -129,23 +142,40 @@ impl SinkFactory for PostgresFactory {
         &self,
         output: &OutputSpec,
         _partitions: u32,
-        _job: Option<&JobContext>,
+        job: Option<&JobContext>,
     ) -> Result<(), SinkError> {
         let table = self.table(output);
-        self.place(&table)
-            .once(self.connect_timeout, |client| make(client, &table))
+        self.place(&table).once(self.connect_timeout, |client| {
+            let Some(job) = job else {
+                return make(client, &table);
+            };
+            let epochs = Epochs::of(output, &table, job);
+            if !examine(client, &table)?.1 {
+                epochs.check_new(client)?;
+                make(client, &table)?;
+            }
+            epochs.claim(client, job, self.shards())
+        })
     }
 
-    /// Does not connect yet: the first commit does, as patiently as after any lost connection.
+    /// With a job, takes its shards over; without one it does not connect yet: the first commit
+    /// does, as patiently as after any lost connection.
     fn open(
         &self,
         output: &OutputSpec,
-        _shards: &[Shard],
+        shards: &[Shard],
         context: &SinkContext,
     ) -> Result<Box<dyn Sink>, SinkError> {
         let table = self.table(output);
         let place = self.place(&table);
-        Ok(Box::new(PostgresSink::new(table, place, context.clone())))
+        let Some(job) = &context.job else {
+            return Ok(Box::new(PostgresSink::new(table, place, context.clone())));
+        };
+        let epochs = Epochs::of(output, &table, job);
+        let table = PostgresEpochs::new(table, place, context.clone(), epochs);
+        let sink = sink_id(output.name, &self.identity());
+        let committer = TableCommitter::open(table, job, &sink, shards)?;
+        Ok(Box::new(EpochSink(committer)))
     }
 }
 

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use object_store::path::Path as Key;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
+use super::commit::claim::FilePlace;
 use super::files::{Store, taken};
 use super::{SinkContext, SinkError};
 use crate::s3::{Client, chain, is_passing};
@@ -77,7 +78,8 @@ impl Bucket {
                 .await?;
             return Ok(());
         }
-        // Parts are not put under a condition; a shard's only writer asks first.
+        // Parts are not put under a condition: the client offers none for their completion. Whoever
+        // may put this name asks first, and puts the same bytes, so it does no harm if two do.
         match self.client.store.head(key).await {
             Ok(_) => return Err(PutError::Exists),
             Err(Error::NotFound { .. }) => {}
@@ -114,6 +116,90 @@ impl Bucket {
     }
 }
 
+impl Bucket {
+    /// The key of an object by its name as [`FilePlace::list`] has it, which is encoded already.
+    fn listed_key(&self, name: &str) -> Result<Key, SinkError> {
+        let base = self.client.key("");
+        let slash = if base.as_ref().is_empty() { "" } else { "/" };
+        let key = Key::parse(format!("{base}{slash}{name}"));
+        key.map_err(|error| SinkError::Config(format!("{}: {error}", self.client.name)))
+    }
+
+    fn failed(&self, error: &Error) -> SinkError {
+        if is_passing(error) {
+            return SinkError::Unreachable {
+                target: self.client.name.clone(),
+                reason: chain(error),
+            };
+        }
+        self.client.failed(error).into()
+    }
+
+    async fn names(&self) -> Result<Vec<String>, Error> {
+        let (mut names, mut places) = (Vec::new(), vec![self.client.key("")]);
+        while let Some(place) = places.pop() {
+            let found = self.client.store.list_with_delimiter(Some(&place)).await?;
+            let keys = found.objects.iter().map(|object| &object.location);
+            names.extend(keys.map(|key| self.client.name_of(key).to_owned()));
+            places.extend(found.common_prefixes);
+        }
+        let is_hidden = |name: &str| name.split('/').any(|part| part.starts_with(['.', '_']));
+        names.retain(|name| !is_hidden(name));
+        names.sort_unstable();
+        Ok(names)
+    }
+}
+
+impl FilePlace for Bucket {
+    fn read(&mut self, name: &str) -> Result<Option<Vec<u8>>, SinkError> {
+        let (store, key) = (&self.client.store, self.client.key(name));
+        let read = self.client.block_on(async {
+            match store.get(&key).await {
+                Err(Error::NotFound { .. }) => Ok(None),
+                found => Ok(Some(found?.bytes().await?.into())),
+            }
+        });
+        read.map_err(|error| self.failed(&error))
+    }
+
+    /// `false` also where another put is under way, which may yet fail: whoever then reads the
+    /// object sees what has become of it.
+    fn put_new(&mut self, name: &str, bytes: &[u8]) -> Result<bool, SinkError> {
+        let (store, key) = (&self.client.store, self.client.key(name));
+        let options = PutOptions {
+            mode: PutMode::Create,
+            ..PutOptions::default()
+        };
+        let payload = PutPayload::from(bytes.to_vec());
+        match self.client.block_on(store.put_opts(&key, payload, options)) {
+            Ok(_) => Ok(true),
+            Err(Error::AlreadyExists { .. }) => Ok(false),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    fn replace(&mut self, name: &str, bytes: &[u8]) -> Result<(), SinkError> {
+        let (store, key) = (&self.client.store, self.client.key(name));
+        let payload = PutPayload::from(bytes.to_vec());
+        let put = self.client.block_on(store.put(&key, payload));
+        put.map(drop).map_err(|error| self.failed(&error))
+    }
+
+    fn list(&mut self) -> Result<Vec<String>, SinkError> {
+        self.client
+            .block_on(self.names())
+            .map_err(|error| self.failed(&error))
+    }
+
+    fn remove(&mut self, name: &str) -> Result<(), SinkError> {
+        let key = self.listed_key(name)?;
+        match self.client.block_on(self.client.store.delete(&key)) {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+}
+
 /// The next bytes of the file; `None` at its end.
 fn next_part(file: &mut File) -> io::Result<Option<Bytes>> {
     let mut part = Vec::new();
@@ -131,6 +217,8 @@ enum PutError {
     File(io::Error),
     /// Something has this name already.
     Exists,
+    /// Another put of this name is under way, and may yet fail.
+    UnderWay,
     /// The store refused.
     Store(Error),
 }
@@ -165,10 +253,12 @@ impl BucketStore {
             Err(PutError::Exists) => {}
             other => return other,
         }
-        if client.block_on(bucket.is_same(staged, key))? {
-            return Ok(());
+        match client.block_on(bucket.is_same(staged, key)) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(PutError::Exists),
+            Err(PutError::Store(Error::NotFound { .. })) => Err(PutError::UnderWay),
+            Err(error) => Err(error),
         }
-        Err(PutError::Exists)
     }
 
     fn wait(&self, how_long: Duration) -> Result<(), SinkError> {
@@ -204,6 +294,10 @@ impl Store for BucketStore {
                 Err(PutError::File(error)) => return Err(SinkError::io(staged.display(), &error)),
                 Err(PutError::Exists) => {
                     return Err(taken(&format!("{}/{name}", client.name)));
+                }
+                Err(PutError::UnderWay) => {
+                    self.wait(pause)?;
+                    pause = (2 * pause).min(LONGEST_WAIT);
                 }
                 Err(PutError::Store(error)) if is_passing(&error) => {
                     let why = chain(&error);

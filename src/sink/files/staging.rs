@@ -39,7 +39,8 @@ pub(in crate::sink) fn taken(target: &str) -> SinkError {
     SinkError::Write {
         target: target.to_owned(),
         reason: "stands there already with other contents, from another run; choose an empty \
-                 place, or remove the earlier run's files"
+                 place, or remove the earlier run's files (a file that a run of the same job has \
+                 published with another version of highwater: remove that one, and it is made again)"
             .to_owned(),
     }
 }
@@ -59,7 +60,10 @@ impl Out {
     pub(super) fn create(&mut self, shard: Shard) -> Result<StagedWriter, SinkError> {
         self.staged += 1;
         let name = format!("{}{}.tmp", self.naming.staged(shard), self.staged);
-        let path = self.store.staging().join(name);
+        let staging = self.store.staging();
+        let path = staging.join(name);
+        // Another sink in this folder may have tidied up more than its files.
+        fs::create_dir_all(staging).map_err(|error| SinkError::io(staging.display(), &error))?;
         StagedWriter::create(path, self.format, self.projection.clone())
     }
 
@@ -83,14 +87,18 @@ impl Out {
     pub(super) fn clean(&self, shards: impl Iterator<Item = Shard>) -> Result<(), SinkError> {
         let staging = self.store.staging();
         let failed = |error: io::Error| SinkError::io(staging.display(), &error);
-        let prefixes: Vec<String> = shards.map(|shard| self.naming.staged(shard)).collect();
+        let shards: Vec<Shard> = shards.collect();
         for entry in fs::read_dir(staging).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            let is_ours = prefixes.iter().any(|prefix| name.starts_with(prefix));
-            if is_ours && name.ends_with(".tmp") {
-                fs::remove_file(entry.path()).map_err(failed)?;
+            let is_ours = |shard: &Shard| self.naming.is_leftover(&name, *shard);
+            if shards.iter().any(is_ours) {
+                match fs::remove_file(entry.path()) {
+                    // Its own run was quicker.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    outcome => outcome.map_err(failed)?,
+                }
             }
         }
         Ok(())

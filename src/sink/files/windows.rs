@@ -1,5 +1,8 @@
 //! Windows as files: held until they are final, then one file per window, shard and folder.
 //!
+//! With a job, only final rows arrive, in the epoch in which their window became final, and
+//! nothing is held from one epoch to the next: a restart would lose it.
+//!
 //! Memory: the rows of windows that are not final.
 
 use std::collections::BTreeMap;
@@ -19,6 +22,8 @@ pub(super) struct Windows {
     start: usize,
     end: usize,
     keep: Span,
+    /// Whether only final rows arrive.
+    is_final: bool,
     key: NaturalKey,
     held: BTreeMap<Bounds, Held>,
 }
@@ -31,12 +36,13 @@ struct Held {
 }
 
 impl Windows {
-    pub(super) fn new(output: &OutputSpec, keep: Span) -> Result<Self, SinkError> {
+    pub(super) fn new(output: &OutputSpec, keep: Span, is_final: bool) -> Result<Self, SinkError> {
         let [start, end] = WINDOW_COLUMNS;
         Ok(Self {
             start: position(output, start)?,
             end: position(output, end)?,
             keep,
+            is_final,
             key: NaturalKey::of(output),
             held: BTreeMap::new(),
         })
@@ -53,7 +59,12 @@ impl Windows {
             self.add(&epoch.rows, row, &mut key);
         }
         let mut written = Written::default();
-        for (window, held) in self.take_final(epoch.watermark) {
+        let watermark = if self.is_final {
+            EventTime::MAX
+        } else {
+            epoch.watermark
+        };
+        for (window, held) in self.take_final(watermark) {
             written += held.publish(out, epoch.shard, window)?;
         }
         Ok(written)

@@ -6,17 +6,39 @@ use ::postgres::types::ToSql;
 use ::postgres::{Client, Statement, Transaction};
 
 use super::changes::Changes;
+use super::epochs::PostgresEpochs;
 use super::session::{Place, Session, Trouble};
 use super::table::{Table, TableColumn};
 use super::wire::Array;
 use crate::rows::Rows;
+use crate::sink::commit::table::TableCommitter;
 use crate::sink::{EpochRows, Sink, SinkContext, SinkError, Written};
+use crate::time::{Epoch, Shard};
 
 /// How many rows go with one statement, and how many bytes before that is enough.
 const CHUNK_ROWS: usize = 10_000;
 const CHUNK_BYTES: usize = 16 << 20;
 
-/// A worker's connection to the table.
+/// Rows that are committed with their epoch, once.
+pub(super) struct EpochSink(pub(super) TableCommitter<PostgresEpochs>);
+
+impl Sink for EpochSink {
+    fn commit(&mut self, epoch: &EpochRows) -> Result<Written, SinkError> {
+        self.0.table().take_written();
+        self.0.commit(epoch)?;
+        Ok(self.0.table().take_written())
+    }
+
+    fn committed(&self, shard: Shard) -> Option<Epoch> {
+        self.0.committed(shard)
+    }
+
+    fn close(&mut self) -> Result<Written, SinkError> {
+        Ok(Written::default())
+    }
+}
+
+/// A worker's connection to the table, when nothing is kept between runs.
 pub(super) struct PostgresSink {
     session: Session<Statement>,
     writer: Writer,
@@ -91,15 +113,15 @@ fn was_committed(client: &mut Client, doubt: &mut Option<String>) -> Result<bool
 }
 
 /// Fills arrays with the cells of chunks and sends them.
-struct Writer {
-    table: Table,
+pub(super) struct Writer {
+    pub(super) table: Table,
     upserts: Vec<Array>,
     deletes: Vec<Array>,
-    written: Written,
+    pub(super) written: Written,
 }
 
 impl Writer {
-    fn new(table: Table) -> Self {
+    pub(super) fn new(table: Table) -> Self {
         let array = |column: &TableColumn| Array::new(column.kind);
         let upserts = table.columns.iter().map(array).collect();
         let deletes = table.key_columns().map(array).collect();
@@ -111,7 +133,7 @@ impl Writer {
         }
     }
 
-    fn write(
+    pub(super) fn write(
         &mut self,
         transaction: &mut Transaction<'_>,
         upsert: &Statement,

@@ -5,6 +5,7 @@ use std::io;
 
 use ::postgres::error::DbError;
 
+use super::epochs::EPOCHS_TABLE;
 use super::target::{TableName, quote};
 
 /// What to make of an error.
@@ -90,10 +91,16 @@ fn told_by_server(told: &DbError) -> String {
 
 /// As [`chain`], with what to do about it when that is known.
 pub(super) fn explain(error: &::postgres::Error, table: &TableName, database: &str) -> String {
+    let told = chain(error);
+    let epochs = table.beside(EPOCHS_TABLE);
+    let table = if told.contains(EPOCHS_TABLE) {
+        &epochs
+    } else {
+        table
+    };
     let advice = error
         .code()
         .and_then(|code| advice(code.code(), table, database));
-    let told = chain(error);
     advice.map_or(told.clone(), |advice| format!("{told}; {advice}"))
 }
 

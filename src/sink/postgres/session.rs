@@ -20,7 +20,7 @@ const RECONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often something is repeated that is likely to fail again.
 const FEW_TIMES: u32 = 5;
 /// A transaction that waits longer for someone's lock starts again, so that people are told.
-const LOCK_TIMEOUT: &str = "SELECT set_config('lock_timeout', '10s', false) \
+pub(super) const LOCK_TIMEOUT: &str = "SELECT set_config('lock_timeout', '10s', false) \
      WHERE current_setting('lock_timeout') = '0'";
 
 /// Why an attempt failed.
@@ -36,6 +36,8 @@ pub(super) enum Trouble {
     Aborted,
     /// The target was found wrong; the text says what to do.
     Wrong(String),
+    /// The run must end, for this reason.
+    Ends(SinkError),
 }
 
 impl From<::postgres::Error> for Trouble {
@@ -49,7 +51,7 @@ impl Trouble {
         match self {
             Self::Driver(error) => verdict(error),
             Self::Silent(_) | Self::InDoubt => Verdict::Retry,
-            Self::Aborted | Self::Wrong(_) => Verdict::Fail,
+            Self::Aborted | Self::Wrong(_) | Self::Ends(_) => Verdict::Fail,
         }
     }
 
@@ -60,6 +62,7 @@ impl Trouble {
             Self::InDoubt => "the server is still busy with the last transaction".to_owned(),
             Self::Aborted => "aborted".to_owned(),
             Self::Wrong(reason) => reason.clone(),
+            Self::Ends(error) => error.to_string(),
         }
     }
 }
@@ -95,7 +98,7 @@ impl Place {
                 Err(trouble) => trouble,
             };
             if trouble.verdict() == Verdict::Fail {
-                return Err(self.failed(&trouble));
+                return Err(self.failed(trouble));
             }
             if Instant::now() + pause >= end {
                 let reason = trouble.reason();
@@ -109,13 +112,14 @@ impl Place {
         }
     }
 
-    fn failed(&self, trouble: &Trouble) -> SinkError {
+    fn failed(&self, trouble: Trouble) -> SinkError {
         match trouble {
             Trouble::Aborted => SinkError::Aborted,
+            Trouble::Ends(error) => error,
             Trouble::Wrong(reason) => SinkError::Config(format!("{}: {reason}", self.target())),
             Trouble::Driver(error) => {
                 let database = self.config.get_dbname().unwrap_or_default();
-                let reason = explain(error, &self.table, database);
+                let reason = explain(&error, &self.table, database);
                 let target = format!("{}, table {}", self.target(), self.table);
                 SinkError::Write { target, reason }
             }
@@ -132,6 +136,8 @@ pub(super) struct Session<P> {
     place: Place,
     context: SinkContext,
     connected: Option<(Client, P)>,
+    /// How many attempts have failed since something was done.
+    failures: u32,
 }
 
 impl<P> Session<P> {
@@ -140,6 +146,7 @@ impl<P> Session<P> {
             place,
             context,
             connected: None,
+            failures: 0,
         }
     }
 
@@ -150,39 +157,22 @@ impl<P> Session<P> {
         prepare: impl Fn(&mut Client) -> Result<P, Trouble>,
         mut work: impl FnMut(&mut Client, &P) -> Result<T, Trouble>,
     ) -> Result<T, SinkError> {
-        let mut pause = FIRST_PAUSE;
-        for attempt in 1.. {
-            let trouble = match self.attempt(&prepare, &mut work) {
+        loop {
+            match self.attempt(&prepare, &mut work) {
                 Ok(value) => {
-                    if attempt > 1 {
-                        self.context.set_status(None);
-                    }
+                    self.settled();
                     return Ok(value);
                 }
-                Err(trouble) => trouble,
-            };
-            // What this connection still does is left to the server: a new one is clean.
-            self.connected = None;
-            let is_over = match trouble.verdict() {
-                Verdict::Retry => false,
-                Verdict::RetryAFewTimes => attempt >= FEW_TIMES,
-                Verdict::Fail => true,
-            };
-            if is_over {
-                return Err(self.place.failed(&trouble));
+                Err(trouble) => self.recover(trouble)?,
             }
-            let status = format!("{}: {}; retrying", self.place.target(), trouble.reason());
-            self.context.set_status(Some(status));
-            self.wait(pause)?;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        unreachable!("the attempts have no end")
     }
 
-    fn attempt<T>(
+    /// Does `work` once, on a connection for which `prepare` was done.
+    pub(super) fn attempt<T>(
         &mut self,
-        prepare: &impl Fn(&mut Client) -> Result<P, Trouble>,
-        work: &mut impl FnMut(&mut Client, &P) -> Result<T, Trouble>,
+        prepare: impl Fn(&mut Client) -> Result<P, Trouble>,
+        work: impl FnOnce(&mut Client, &P) -> Result<T, Trouble>,
     ) -> Result<T, Trouble> {
         if self.context.is_aborted() {
             return Err(Trouble::Aborted);
@@ -198,6 +188,32 @@ impl<P> Session<P> {
             }
         };
         work(client, prepared)
+    }
+
+    /// Waits until another attempt makes sense, on a new connection.
+    pub(super) fn recover(&mut self, trouble: Trouble) -> Result<(), SinkError> {
+        // What this connection still does is left to the server: a new one is clean.
+        self.connected = None;
+        self.failures += 1;
+        let is_over = match trouble.verdict() {
+            Verdict::Retry => false,
+            Verdict::RetryAFewTimes => self.failures >= FEW_TIMES,
+            Verdict::Fail => true,
+        };
+        if is_over {
+            return Err(self.place.failed(trouble));
+        }
+        let status = format!("{}: {}; retrying", self.place.target(), trouble.reason());
+        self.context.set_status(Some(status));
+        let doublings = (self.failures - 1).min(16);
+        self.wait((FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE))
+    }
+
+    /// What was asked for is done: failures on the way no longer count.
+    pub(super) fn settled(&mut self) {
+        if std::mem::take(&mut self.failures) > 0 {
+            self.context.set_status(None);
+        }
     }
 
     fn wait(&self, pause: Duration) -> Result<(), SinkError> {

@@ -214,6 +214,14 @@ impl TableName {
         })
     }
 
+    /// Another table in the same schema.
+    pub(super) fn beside(&self, name: &str) -> Self {
+        Self {
+            schema: self.schema.clone(),
+            name: name.to_owned(),
+        }
+    }
+
     /// The table of an output for which the URI names none.
     pub(super) fn of(output: &OutputSpec) -> Self {
         let name = format!("{}_{}", output.pipeline, output.name).replace('-', "_");
