@@ -17,6 +17,9 @@ pub const USAGE: u8 = 2;
 /// A comparison or a check found a difference.
 pub const DIFFERENCE: u8 = 3;
 
+/// The state was refused, or a newer run has taken it over.
+pub const REFUSED: u8 = 4;
+
 /// Why a command ends without success.
 #[derive(Debug)]
 pub enum CliError {
@@ -24,6 +27,8 @@ pub enum CliError {
     Usage(String),
     /// Something failed.
     Failed(String),
+    /// The state was refused, or a newer run has taken it over.
+    Refused(String),
     /// A check found something, which has been shown already.
     Difference,
     /// Standard output was closed by its reader, which is fine.
@@ -51,6 +56,7 @@ impl CliError {
         match self {
             Self::Usage(_) => USAGE,
             Self::Failed(_) => FAILED,
+            Self::Refused(_) => REFUSED,
             Self::Difference => DIFFERENCE,
             Self::Closed => DONE,
             Self::Parser(error) => match error.kind() {
@@ -63,7 +69,7 @@ impl CliError {
     /// Tells people, once.
     pub fn show(&self) {
         match self {
-            Self::Usage(text) | Self::Failed(text) => {
+            Self::Usage(text) | Self::Failed(text) | Self::Refused(text) => {
                 terminal::message(format_args!("error: {text}"));
             }
             Self::Difference | Self::Closed => {}
@@ -80,7 +86,7 @@ impl CliError {
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text) | Self::Failed(text) => f.write_str(text),
+            Self::Usage(text) | Self::Failed(text) | Self::Refused(text) => f.write_str(text),
             Self::Difference => f.write_str("a difference was found"),
             Self::Closed => f.write_str("standard output was closed"),
             Self::Parser(error) => error.fmt(f),
@@ -109,6 +115,7 @@ impl From<RunError> for CliError {
         match error {
             error if error.is_closed_output() => Self::Closed,
             RunError::Usage(text) => Self::Usage(text),
+            error if error.is_refusal() => Self::Refused(error.to_string()),
             error => Self::Failed(error.to_string()),
         }
     }

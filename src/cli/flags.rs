@@ -7,6 +7,7 @@ use super::registry::{PipelineEntry, WindowDefaults};
 use super::value;
 use crate::flow::Unmatched;
 use crate::join::Policy;
+use crate::state::retention::History;
 use crate::window::Late;
 
 /// Flags that only mean something with the embedded generator.
@@ -298,10 +299,41 @@ fn engine_flags(command: Command) -> Command {
             )
             .value_parser(value::positive_duration),
         )
+        .arg(option(
+            "state",
+            "URI",
+            "Where the job is kept, to go on from after any end: a folder, or s3://BUCKET/PREFIX [default: nowhere]",
+        ))
         .arg(
-            option("delivery", "GUARANTEE", "at-least-once")
-                .value_parser(value::delivery)
-                .default_value("at-least-once"),
+            switch(
+                "fresh",
+                "Start a new job, whatever the state holds",
+            )
+            .requires("state"),
+        )
+        .arg(
+            switch(
+                "replace-output",
+                "With --fresh: remove what another job has left in the outputs",
+            )
+            .requires("fresh"),
+        )
+        .arg(
+            option(
+                "history",
+                "all|DURATION|none",
+                "For how long recorded epochs are kept for a replay",
+            )
+            .value_parser(History::parse)
+            .default_value("7d"),
+        )
+        .arg(
+            option(
+                "delivery",
+                "GUARANTEE",
+                "exactly-once or at-least-once [default: exactly-once with --state]",
+            )
+            .value_parser(["exactly-once", "at-least-once"]),
         )
         .arg(option(
             "name",

@@ -74,8 +74,13 @@ impl End {
                 drain: true,
             }
         } else {
+            // Files that go on tomorrow keep their last windows open in the state.
             let ends = input != Input::Kafka;
-            Self { ends, drain: ends }
+            let goes_on = input == Input::Files && matches.contains_id("state");
+            Self {
+                ends,
+                drain: ends && !goes_on,
+            }
         }
     }
 

@@ -32,6 +32,7 @@ mod error;
 mod flags;
 mod generate;
 mod input;
+mod job;
 mod kafka;
 mod plan;
 mod planned;

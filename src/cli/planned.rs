@@ -5,19 +5,13 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::error::CliError;
 
-const NOT_KEPT: &str = "nothing is kept between runs yet";
 const ONE_PROCESS: &str = "one process with many threads (-w N), not several";
 const NO_HTTP: &str = "there is no HTTP endpoint yet";
 const TWO_PIPELINES: &str = "the pipelines are cars and factory";
 
 /// Flags, commands and pipelines, and what there is instead.
 const PLANNED: &[(&str, &str)] = &[
-    ("--state", NOT_KEPT),
-    ("--fresh", NOT_KEPT),
-    ("--replace-output", NOT_KEPT),
-    ("--history", NOT_KEPT),
-    ("state", NOT_KEPT),
-    ("replay", NOT_KEPT),
+    ("replay", "recorded epochs cannot be run again for comparison yet"),
     ("-n", ONE_PROCESS),
     ("-p", ONE_PROCESS),
     ("--hostfile", ONE_PROCESS),

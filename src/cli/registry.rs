@@ -39,6 +39,11 @@ pub trait PipelineEntry: Sync {
     /// One line for `--help`.
     fn about(&self) -> &'static str;
 
+    /// The version of its own rules: a state of another version is refused.
+    fn version(&self) -> &'static str {
+        "1"
+    }
+
     /// Its windows when no flag says otherwise.
     fn defaults(&self) -> WindowDefaults;
 

@@ -12,9 +12,10 @@ use super::progress::{ProgressThread, Style};
 use super::registry::PipelineEntry;
 use super::resources::Resources;
 use super::signal::{Answer, Signals};
-use super::{report, summary};
+use super::{job, report, summary};
 use crate::runtime::control::{Notice, Notices};
 use crate::runtime::metrics::Metrics;
+use crate::runtime::state::StateOptions;
 use crate::runtime::{RunOptions, Summary, run};
 use crate::sink::SinkFactory;
 use crate::terminal;
@@ -31,7 +32,8 @@ pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
     } else {
         announce(&plan, matches);
     }
-    let options = options(&plan, notices, Arc::clone(&metrics));
+    let state = job::state_options(&plan, entry, matches)?;
+    let options = options(&plan, state, notices, Arc::clone(&metrics));
     let progress =
         ProgressThread::start(Arc::clone(&metrics), Style::new(quiet), plan.settings.wait);
     let outcome = run(options);
@@ -59,7 +61,10 @@ fn catch(notices: Notices, quiet: bool) -> Result<Signals, CliError> {
     Signals::take(stop).map_err(|error| CliError::Failed(format!("signals: {error}")))
 }
 
-fn options(plan: &Plan, notices: Notices, metrics: Arc<Metrics>) -> RunOptions {
+fn options(
+    plan: &Plan,
+    state: Option<StateOptions>,
+    notices: Notices, metrics: Arc<Metrics>) -> RunOptions {
     let settings = &plan.settings;
     let sink = |target: &super::target::Target| {
         (
@@ -80,7 +85,7 @@ fn options(plan: &Plan, notices: Notices, metrics: Arc<Metrics>) -> RunOptions {
         drain: settings.end.drain,
         dims_refresh: settings.dims_refresh,
         run_label: run_label(),
-        state: None,
+        state,
         metrics,
         notices,
     }

@@ -125,15 +125,6 @@ pub fn semantics(text: &str) -> Result<String, String> {
     )
 }
 
-/// `--delivery`, of which only one is there.
-pub fn delivery(text: &str) -> Result<String, String> {
-    only(
-        text,
-        "at-least-once",
-        "exactly-once needs state, and nothing is kept between runs yet",
-    )
-}
-
 fn only(text: &str, there: &str, why: &str) -> Result<String, String> {
     if text == there {
         Ok(text.to_owned())

@@ -34,6 +34,7 @@ pub(in crate::state) fn job(id: u128) -> JobRecord {
         version: "1".to_owned(),
         config: BTreeMap::from([("window".to_owned(), "15m".to_owned())]),
         partitions: Vec::new(),
+        dims: None,
         shards: BTreeMap::new(),
         opened_at: EventTime(1_700_000_000_000),
         created_at: EventTime(1_700_000_000_000),
@@ -51,6 +52,7 @@ pub(in crate::state) fn entry(epoch: u64) -> EpochEntry {
         proved_but_ended: EventTime::MIN,
         before_clock: EventTime::MIN,
         is_checkpoint: false,
+        is_full: false,
         ending: None,
         dims: None,
     }
