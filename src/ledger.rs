@@ -23,7 +23,7 @@ use crate::time::{Epoch, Offset, PartitionId};
 pub enum Fate {
     /// It could not be decoded, or was implausible: a dead letter.
     Rejected,
-    /// It is no record by the input's own rules (a header line).
+    /// It is no record by the input's own rules (a blank line, a header line).
     Skipped,
     /// It repeats an earlier one.
     Duplicate,

@@ -41,6 +41,16 @@ pub fn set_line(text: &str) {
     text.clone_into(&mut pause.0);
 }
 
+/// Takes the line away for good, unless somebody is just writing: never waits for anybody.
+pub fn give_up_line() {
+    if let Ok(mut line) = LINE.try_lock()
+        && !line.is_empty()
+    {
+        line.clear();
+        put(ERASE);
+    }
+}
+
 /// Writes one message to standard error.
 pub fn message(text: fmt::Arguments<'_>) {
     let _pause = pause();

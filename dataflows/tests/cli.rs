@@ -7,6 +7,10 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[cfg(unix)]
+#[path = "cli/ending.rs"]
+mod ending;
+
 fn highwater(line: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
     command.args(line).stdin(Stdio::null()).env("NO_COLOR", "1");
@@ -104,6 +108,23 @@ fn usage_errors_have_code_2_and_say_what_was_meant() {
         ),
         (&["run", "cars", "--from", "flie:x"], "file:PATH"),
         (&["run", "cars", "--from", "file:x"], "--dims dir:FOLDER"),
+        (&["dims", "cars", "--to", "s3://b/p"], "only dir:PATH"),
+        (
+            &[
+                "run",
+                "factory",
+                "--to",
+                "ndjson:x",
+                "--to",
+                "late=ndjson:./x",
+            ],
+            "writes to the same place",
+        ),
+        (&["run", "cars", "-n", "2"], "not in this version"),
+        (&["run", "cars", "--http=:8080"], "not in this version"),
+        (&["run", "fleet"], "not in this version"),
+        (&["status"], "not in this version"),
+        (&["lab", "check", "x"], "not in this version"),
         (
             &["run", "cars", "--state", "x"],
             "nothing is kept between runs yet",
@@ -285,6 +306,124 @@ fn a_mistake_in_a_configuration_file_is_named_with_its_line() {
 }
 
 #[test]
+fn a_bad_value_in_a_configuration_file_is_named_with_its_line() {
+    let dir = dir();
+    let config = dir.path().join("job.toml");
+    for (line, meant) in [
+        ("window = 'soon'", "invalid value 'soon' for '--window"),
+        ("workers = 0", "invalid value '0' for '--workers"),
+        ("to = 'windwos=null:'", "is windows meant?"),
+        ("from = 'flie:x'", "did you mean file:PATH"),
+        ("slide = '7ms'", "choose a slide"),
+        ("http = ':8080'", "--http: not in this version"),
+    ] {
+        let text = format!("quiet = false\n\n# why\n{line}\nepoch = '1s'\n");
+        std::fs::write(&config, text).expect("written");
+        for command in ["run", "check"] {
+            let path = config.display().to_string();
+            let output = output(&[command, "factory", "--window", "1h", "--config", &path]);
+            let told = stdout(&output) + &stderr(&output);
+            // What the command line says hides it, and what a check finds is its result.
+            if line.starts_with("window") || command == "check" && code(&output) == 3 {
+                continue;
+            }
+            assert_eq!(code(&output), 2, "{line}: {told}");
+            assert!(told.contains("job.toml:4: "), "{line}: {told}");
+            assert!(told.contains(meant), "{line}: {told}");
+        }
+    }
+    std::fs::write(&config, "quiet = true\nwindow = 'soon'\n").expect("written");
+    let output = output(&["run", "factory", "--config", &config.display().to_string()]);
+    assert!(stderr(&output).contains("job.toml:2: invalid value 'soon'"));
+}
+
+#[test]
+fn counts_may_have_underscores_everywhere() {
+    for line in [
+        "run factory --events 1_0 --speed 1_000_000_000 -w 0_2 --partitions 0_4 --seed 1_0 --devices 1_0 --rate 1_0 --quiet --to null:",
+        "generate cars --events 1_0 --cars 1_0 --partitions 0_4 --seed 1_0",
+        "check cars --cars 1_0 --workers 1_0",
+    ] {
+        done(&line.split(' ').collect::<Vec<_>>());
+    }
+    let dir = dir();
+    let from = factory_input(dir.path(), "100");
+    let shown = done(&["view", &from, "--limit", "1_0", "--format", "json"]);
+    assert_eq!(shown.lines().count(), 10);
+    let to = dir.path().join("dims").display().to_string();
+    done(&[
+        "dims", "cars", "--to", &to, "--cars", "1_0", "--seed", "1_0",
+    ]);
+}
+
+#[test]
+fn tables_can_be_made_under_the_name_that_a_run_takes() {
+    let dir = dir();
+    let uri = format!("dir:{}/dims", dir.path().display());
+    let told = done(&["dims", "cars", "--to", &uri]);
+    assert!(!told.contains("dir:"), "{told}");
+    assert!(dir.path().join("dims/cars.csv").is_file());
+    done(&["check", "cars", "--dims", &uri]);
+}
+
+#[test]
+fn blank_lines_are_read_and_skipped() {
+    let dir = dir();
+    done(&[
+        "generate",
+        "factory",
+        "--events",
+        "3",
+        "--partitions",
+        "1",
+        "--to",
+        &format!("file:{}/in/", dir.path().display()),
+    ]);
+    let event = read(&dir.path().join("in/part-00000.ndjson"));
+    let path = dir.path().join("blank.ndjson");
+    let text = format!("\n{event}\r\n \t\n{event}\n  ");
+    std::fs::write(&path, &text).expect("written");
+    let (from, to_report) = (
+        format!("file:{}", path.display()),
+        dir.path().join("report.json"),
+    );
+    let report_text = to_report.display().to_string();
+    let line = ["run", "factory", "--from", &from, "--to", "null:"];
+    let output = output(&[&line[..], &["--report", &report_text]].concat());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stderr(&output).contains("skipped"), "{}", stderr(&output));
+    let input = &report(&to_report)["inputs"][0];
+    let count = |fate: &str| input[fate].as_u64().expect("a number");
+    assert_eq!(count("skipped"), 5);
+    assert_eq!(count("read"), text.lines().count() as u64);
+    assert_eq!((count("rejected"), count("gaps")), (0, 0));
+    assert_eq!(count("to_offset") - count("from_offset"), text.len() as u64);
+}
+
+#[test]
+fn a_report_names_flags_and_nothing_else() {
+    let dir = dir();
+    let path = dir.path().join("report.json");
+    let text = path.display().to_string();
+    done(&[
+        "run", "cars", "--events", "1_000", "--speed", "max", "--drain", "--to", "null:",
+        "--report", &text, "--quiet",
+    ]);
+    let options = report(&path)["options"].clone();
+    assert_eq!(options["gear_rule"], "round");
+    assert_eq!(
+        (&options["events"], &options["late_fraction"]),
+        (&1000.into(), &0.into())
+    );
+    let help = done(&["run", "cars", "--help"]);
+    for key in options.as_object().expect("a table").keys() {
+        assert!(!key.contains('-'), "{key}");
+        let flag = format!("--{}", key.replace('_', "-"));
+        assert!(help.contains(&flag), "{flag}");
+    }
+}
+
+#[test]
 fn quiet_runs_say_nothing() {
     let output = output(&[
         "run", "factory", "--events", "1000", "--speed", "max", "--to", "null:", "--quiet",
@@ -412,6 +551,67 @@ fn checks_have_a_line_for_each_component() {
         "{failed:?}"
     );
     assert_eq!(code(&output(&["check"])), 0);
+}
+
+#[test]
+fn a_check_goes_on_to_the_outputs_when_the_tables_are_missing() {
+    let dir = dir();
+    let to = format!("alerts=csv:{}", dir.path().join("new").display());
+    let line = [
+        "check",
+        "cars",
+        "--from",
+        "file:no-such-file",
+        "--to",
+        "null:",
+        "--to",
+        &to,
+        "--to",
+        "windwos=null:",
+        "--to",
+        "late=csv:/proc/x/y",
+        "--to",
+        "enriched=ndjson:/dev/null/x",
+    ];
+    let output = output(&line);
+    let text = stdout(&output);
+    assert_eq!(code(&output), 3, "{text}");
+    let starts: Vec<_> = text
+        .lines()
+        .map(|line| line.split(" · ").next().unwrap_or_default())
+        .map(|line| line.split(" → ").next().unwrap_or_default())
+        .collect();
+    assert_eq!(
+        starts,
+        [
+            "ok    cars configuration",
+            "FAIL  input",
+            "FAIL  pipeline",
+            "ok    output windows",
+            "ok    output alerts",
+            "FAIL  output",
+            "FAIL  output late",
+            "FAIL  output enriched",
+        ],
+        "{text}"
+    );
+    assert!(text.contains("--dims dir:FOLDER"), "{text}");
+    assert!(!dir.path().join("new").exists());
+}
+
+#[test]
+fn a_check_refuses_outputs_that_write_over_each_other() {
+    let line = [
+        "check",
+        "factory",
+        "--to",
+        "ndjson:x",
+        "--to",
+        "late=ndjson:./x",
+    ];
+    let output = output(&line);
+    assert_eq!(code(&output), 2, "{}", stdout(&output));
+    assert!(stderr(&output).contains("writes to the same place"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::Write;
+use std::sync::Arc;
 
 use clap::ArgMatches;
 
@@ -9,9 +10,13 @@ use super::command::Pipelines;
 use super::error::{CliError, DONE, Outcome};
 use super::plan::Settings;
 use super::registry::PipelineEntry;
+use super::signal::{Answer, Signals};
 use super::target;
-use crate::runtime::describe;
+use crate::runtime::{Pipeline, describe};
 use crate::sink::{OutputSpec, mask_secrets};
+use crate::source::SharedSource;
+use crate::source::uri::{SourceOptions, parse_source};
+use crate::terminal;
 
 /// The lines, as they come.
 struct Lines {
@@ -56,6 +61,7 @@ pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
         is_fine: true,
         quiet: matches.get_flag("quiet"),
     };
+    catch(lines.quiet)?;
     check(entry, matches, &mut lines)?;
     lines.outcome()
 }
@@ -69,10 +75,25 @@ pub fn all(
         is_fine: true,
         quiet: false,
     };
+    catch(lines.quiet)?;
     for entry in pipelines {
         check(*entry, &parse(entry.name())?, &mut lines)?;
     }
     lines.outcome()
+}
+
+/// A signal ends a check at once: it has nothing to bring in order.
+fn catch(quiet: bool) -> Result<(), CliError> {
+    let stop = move || {
+        if !quiet {
+            terminal::message(format_args!("stopped before everything was checked"));
+        }
+        Answer::Leave
+    };
+    let signals = Signals::take(stop);
+    signals
+        .map(drop)
+        .map_err(|error| CliError::Failed(format!("signals: {error}")))
 }
 
 fn check(
@@ -94,30 +115,46 @@ fn check(
     let Some(settings) = lines.show(&format!("{} configuration", entry.name()), settings)? else {
         return Ok(());
     };
-    let opened = settings.source(entry, matches);
-    let source = match opened {
+    let source = match settings.source(entry, matches) {
         Ok(source) => {
             lines.show("input", source.check().map(|about| ((), about)))?;
             Some(source)
         }
         Err(error) => lines.show("input", Err::<(_, String), _>(error))?,
     };
-    let pipeline = settings.pipeline(entry, matches).map(|pipeline| {
-        let about = pipeline.name().to_owned();
-        (pipeline, about)
-    });
-    let (Some(source), Ok((pipeline, _))) = (&source, &pipeline) else {
-        lines.show("pipeline", pipeline.map(|(_, about)| ((), about)))?;
+    let pipeline = match settings.pipeline(entry, matches) {
+        Ok(pipeline) => {
+            if let Some(tables) = pipeline.dimensions() {
+                lines.show("dimensions", tables.check().map(|about| ((), about)))?;
+            }
+            Some(pipeline)
+        }
+        Err(error) => lines.show("pipeline", Err::<(_, String), _>(error))?,
+    };
+    let is_whole = pipeline.is_some();
+    let Some((pipeline, source)) = sketched(pipeline, source, entry, matches) else {
         return Ok(());
     };
-    if let Some(tables) = pipeline.dimensions() {
-        lines.show("dimensions", tables.check().map(|about| ((), about)))?;
-    }
-    let outputs = describe(pipeline, &settings.flow(source, matches), source);
+    let outputs = describe(&pipeline, &settings.flow(&source, matches), &source);
     let names: Vec<_> = outputs.iter().map(|output| output.name).collect();
-    let about = format!("outputs {}", names.join(", "));
-    lines.show("pipeline", Ok::<_, CliError>(((), about)))?;
+    if is_whole {
+        let about = format!("outputs {}", names.join(", "));
+        lines.show("pipeline", Ok::<_, CliError>(((), about)))?;
+    }
     check_targets(matches, &outputs, pipeline.main_output(), lines)
+}
+
+/// What tells which outputs there are, also when the input or the tables are not as they should
+/// be: that has been shown, and the outputs can be checked all the same.
+fn sketched(
+    pipeline: Option<Arc<dyn Pipeline>>,
+    source: Option<SharedSource>,
+    entry: &dyn PipelineEntry,
+    matches: &ArgMatches,
+) -> Option<(Arc<dyn Pipeline>, SharedSource)> {
+    let pipeline = pipeline.or_else(|| Settings::sketch(entry, matches).ok())?;
+    let source = source.or_else(|| parse_source("-", &SourceOptions::default()).ok())?;
+    Some((pipeline, source))
 }
 
 fn check_targets(
@@ -126,14 +163,6 @@ fn check_targets(
     main: &'static str,
     lines: &mut Lines,
 ) -> Result<(), CliError> {
-    let wanted = match target::wanted(matches, outputs, main) {
-        Ok(wanted) => wanted,
-        Err(error) => {
-            return lines
-                .show("outputs", Err::<((), String), _>(error))
-                .map(drop);
-        }
-    };
     let options = match target::options(matches) {
         Ok(options) => options,
         Err(error) => {
@@ -142,7 +171,15 @@ fn check_targets(
                 .map(drop);
         }
     };
-    for (name, uri) in wanted {
+    let mut places = Vec::new();
+    for wanted in target::wanted(matches, outputs, main) {
+        let (name, uri) = match wanted {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                lines.show("output", Err::<((), String), _>(error))?;
+                continue;
+            }
+        };
         let title = format!("output {name} → {}", mask_secrets(&uri));
         // Invariant: `wanted` only names outputs.
         let Some(output) = outputs.iter().find(|output| output.name == name) else {
@@ -151,6 +188,7 @@ fn check_targets(
         let result = target::open(&uri, &options)
             .and_then(|factory| factory.check(output).map_err(CliError::failed));
         lines.show(&title, result.map(|about| ((), about)))?;
+        places.push((name, uri));
     }
-    Ok(())
+    target::refuse_shared_places(matches, &places)
 }

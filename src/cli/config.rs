@@ -3,7 +3,6 @@
 //! What the file says becomes flags in front of those of the command line, so that there is one
 //! set of rules for both. A flag that is given on the command line hides the file's.
 
-use std::ffi::OsString;
 use std::path::Path;
 
 use clap::parser::ValueSource;
@@ -12,14 +11,76 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{CliError, similar};
+use super::planned;
+
+/// A flag that the file gives.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// `FILE:LINE`
+    place: String,
+    /// The flag without dashes.
+    key: String,
+    /// The flag as it would stand on the command line, with its value.
+    pub word: String,
+}
+
+impl Given {
+    /// Whether `text` is about this flag.
+    fn is_meant_by(&self, text: &str) -> bool {
+        let flag = format!("--{}", self.key);
+        let ends = |at: usize| {
+            let next = text[at + flag.len()..].chars().next();
+            next.is_none_or(|next| next != '-' && !next.is_alphanumeric())
+        };
+        text.match_indices(&flag).any(|(at, _)| ends(at))
+    }
+
+    fn value(&self) -> &str {
+        self.word.split_once('=').map_or("", |(_, value)| value)
+    }
+}
+
+/// Names the line of the file that the parser stumbled over: the first that it does not take
+/// alone (`try_one`), or the whole file when its lines do not go together.
+pub fn blame(
+    error: clap::Error,
+    file: &str,
+    given: &[Given],
+    try_one: impl Fn(Given) -> Option<clap::Error>,
+) -> CliError {
+    let guilty = given
+        .iter()
+        .find_map(|one| try_one(one.clone()).map(|error| (one.place.as_str(), error)));
+    let (place, error) = guilty.unwrap_or((file, error));
+    CliError::Usage(format!("{place}: {}", parser_text(&error)))
+}
+
+/// What is wrong, without what the parser says before and after it.
+fn parser_text(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let ends = ["\n\nUsage:", "\n\nFor more information"];
+    let end = ends.iter().filter_map(|end| text.find(end)).min();
+    text[..end.unwrap_or(text.len())].trim().to_owned()
+}
+
+/// Adds the line of the file to an error about a flag that stands there.
+pub fn locate(error: CliError, given: &[Given]) -> CliError {
+    let CliError::Usage(text) = error else {
+        return error;
+    };
+    let meant = || given.iter().filter(|given| given.is_meant_by(&text));
+    // A flag may stand there several times, and one value may be part of another.
+    let exact = meant()
+        .filter(|given| text.contains(given.value()))
+        .max_by_key(|given| given.value().len());
+    let place = exact.or_else(|| meant().next()).map(|given| &given.place);
+    CliError::Usage(place.map_or(text.clone(), |place| format!("{place}: {text}")))
+}
 
 /// The flags that the file adds to those of `matches`, which was parsed by `command` (that of the
 /// pipeline).
-pub fn flags(
-    path: &Path,
-    command: &Command,
-    matches: &ArgMatches,
-) -> Result<Vec<OsString>, CliError> {
+pub fn flags(path: &Path, command: &Command, matches: &ArgMatches) -> Result<Vec<Given>, CliError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?;
     from_text(&text, &path.display().to_string(), command, matches)
@@ -30,23 +91,25 @@ fn from_text(
     name: &str,
     command: &Command,
     matches: &ArgMatches,
-) -> Result<Vec<OsString>, CliError> {
+) -> Result<Vec<Given>, CliError> {
     let table = DeTable::parse(text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_of(text, span.start));
         CliError::Usage(format!("{name}:{line}: {}", error.message()))
     })?;
     let mut flags = Vec::new();
     for (key, value) in table.get_ref() {
-        let at = |error| {
-            CliError::Usage(format!(
-                "{name}:{}: {error}",
-                line_of(text, key.span().start)
-            ))
-        };
-        let arg = known(command, key.get_ref()).map_err(at)?;
-        if !is_hidden(command, arg, matches) {
-            flags.extend(arguments(arg, value).map_err(at)?);
+        let place = |at: usize| format!("{name}:{}", line_of(text, at));
+        let wrong = |error| CliError::Usage(format!("{}: {error}", place(key.span().start)));
+        let arg = known(command, key.get_ref()).map_err(wrong)?;
+        if is_hidden(command, arg, matches) {
+            continue;
         }
+        let words = arguments(arg, value).map_err(wrong)?;
+        flags.extend(words.into_iter().map(|(word, at)| Given {
+            place: place(at),
+            key: key.get_ref().clone().into_owned(),
+            word,
+        }));
     }
     Ok(flags)
 }
@@ -64,6 +127,9 @@ fn known<'c>(command: &'c Command, key: &str) -> Result<&'c Arg, String> {
     };
     let named = |name: &str| flags().find(|arg| arg.get_long() == Some(name));
     named(key).ok_or_else(|| {
+        if let Some(hint) = planned::hint(&format!("--{key}")) {
+            return hint;
+        }
         let meant = similar(key, flags().filter_map(Arg::get_long));
         let meant = meant
             .map(|meant| format!("; is `{meant}` meant?"))
@@ -85,33 +151,32 @@ fn is_hidden(command: &Command, arg: &Arg, matches: &ArgMatches) -> bool {
     given(id) || groups.flat_map(ArgGroup::get_args).any(given)
 }
 
-/// `key = value` as flags.
-fn arguments(arg: &Arg, value: &Spanned<DeValue<'_>>) -> Result<Vec<OsString>, String> {
+/// `key = value` as flags, and where each value stands.
+fn arguments(arg: &Arg, value: &Spanned<DeValue<'_>>) -> Result<Vec<(String, usize)>, String> {
     let key = arg.get_long().unwrap_or_default();
-    let flag = |value: &str| OsString::from(format!("--{key}={value}"));
+    let flag =
+        |text: &str, value: &Spanned<DeValue<'_>>| (format!("--{key}={text}"), value.span().start);
     let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
     let is_repeatable = matches!(arg.get_action(), ArgAction::Append);
     match value.get_ref() {
         DeValue::Boolean(on) if is_switch => {
-            Ok(on.then(|| format!("--{key}").into()).into_iter().collect())
+            let word = on.then(|| (format!("--{key}"), value.span().start));
+            Ok(word.into_iter().collect())
         }
         _ if is_switch => Err(format!("`{key}` is true or false")),
         DeValue::Array(values) if is_repeatable => values
             .iter()
-            .map(|value| Ok(flag(&scalar(key, value.get_ref())?)))
+            .map(|value| Ok(flag(&scalar(key, value.get_ref())?, value)))
             .collect(),
         DeValue::Array(_) => Err(format!("`{key}` takes one value, not a list")),
         DeValue::Table(table) if is_repeatable => {
             let pair = |(name, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
-                Ok(flag(&format!(
-                    "{}={}",
-                    name.get_ref(),
-                    scalar(key, value.get_ref())?
-                )))
+                let text = scalar(key, value.get_ref())?;
+                Ok(flag(&format!("{}={text}", name.get_ref()), value))
             };
             table.iter().map(pair).collect()
         }
-        value => Ok(vec![flag(&scalar(key, value)?)]),
+        plain => Ok(vec![flag(&scalar(key, plain)?, value)]),
     }
 }
 
@@ -134,10 +199,10 @@ mod tests {
 
     fn merged(file: &str, line: &[&str]) -> Result<ArgMatches, String> {
         let command = || run_flags(Command::new("dummy").args_override_self(true), &Dummy);
-        let words = |more: Vec<OsString>| {
-            let line = line.iter().map(OsString::from);
-            [OsString::from("dummy")]
-                .into_iter()
+        let words = |more: &[Given]| {
+            let more = more.iter().map(|given| given.word.clone());
+            let line = line.iter().map(|word| (*word).to_owned());
+            std::iter::once("dummy".to_owned())
                 .chain(more)
                 .chain(line)
                 .collect::<Vec<_>>()
@@ -145,15 +210,13 @@ mod tests {
         let mut built = command();
         built.build();
         let first = command()
-            .try_get_matches_from(words(Vec::new()))
+            .try_get_matches_from(words(&[]))
             .map_err(|e| e.to_string())?;
-        let more = from_text(file, "job.toml", &built, &first).map_err(|error| match error {
-            CliError::Usage(text) => text,
-            other => format!("{other:?}"),
-        })?;
-        command()
-            .try_get_matches_from(words(more))
-            .map_err(|error| error.to_string())
+        let more =
+            from_text(file, "job.toml", &built, &first).map_err(|error| error.to_string())?;
+        let parse = |more: &[Given]| command().try_get_matches_from(words(more));
+        parse(&more)
+            .map_err(|error| blame(error, "job.toml", &more, |one| parse(&[one]).err()).to_string())
     }
 
     fn texts(matches: &ArgMatches, id: &str) -> Vec<String> {
@@ -206,6 +269,38 @@ mod tests {
         );
         assert_eq!(error("quiet = 1"), "job.toml:1: `quiet` is true or false");
         assert!(error("a = = 1").starts_with("job.toml:1: "));
-        assert!(error("window = \"soon\"").contains("soon"));
+        let soon = error("wait = \"1s\"\n\nwindow = \"soon\"\n");
+        assert!(
+            soon.starts_with("job.toml:3: invalid value 'soon' for '--window"),
+            "{soon}"
+        );
+        assert!(
+            !soon.contains("error:") && !soon.contains("--help"),
+            "{soon}"
+        );
+        let pair = error("quiet = true\nverbose = true");
+        assert!(
+            pair.starts_with("job.toml: ") && pair.contains("--verbose"),
+            "{pair}"
+        );
+        assert!(error("state = \"x\"").starts_with("job.toml:1: --state: not in this version"));
+    }
+    #[test]
+    fn what_is_found_wrong_later_has_its_line_as_well() {
+        let first = run_flags(Command::new("dummy"), &Dummy)
+            .try_get_matches_from(["dummy"])
+            .expect("valid");
+        let mut command = run_flags(Command::new("dummy"), &Dummy);
+        command.build();
+        let file = "to = [\n  'null:',\n  'lat=null:',\n]\nlate = 'drop'\n";
+        let given = from_text(file, "job.toml", &command, &first).expect("valid");
+        let located = |text: &str| locate(CliError::usage(text), &given).to_string();
+        assert_eq!(
+            located("--to lat=null: what?"),
+            "job.toml:3: --to lat=null: what?"
+        );
+        assert_eq!(located("--late: what?"), "job.toml:5: --late: what?");
+        assert_eq!(located("--late-fraction: what?"), "--late-fraction: what?");
+        assert_eq!(located("what?"), "what?");
     }
 }

@@ -1,7 +1,7 @@
 //! The flags of `run`, `check` and `generate`.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Arg, ArgAction, ArgGroup, Command, value_parser};
+use clap::{Arg, ArgAction, ArgGroup, Command};
 
 use super::registry::{PipelineEntry, WindowDefaults};
 use super::value;
@@ -155,7 +155,7 @@ fn generator_flags(command: Command) -> Command {
         .arg(chance("garbage", "How many lines are no events at all"))
         .arg(
             option("partitions", "N", "How many partitions")
-                .value_parser(value_parser!(u32).range(1..=100_000))
+                .value_parser(value::count_in::<u32>(1..=100_000))
                 .default_value("4"),
         )
         .arg(
@@ -282,7 +282,7 @@ fn engine_flags(command: Command) -> Command {
         .arg(
             option("workers", "N", "Worker threads")
                 .short('w')
-                .value_parser(value_parser!(u32).range(1..=1024))
+                .value_parser(value::count_in::<u32>(1..=1024))
                 .default_value("1"),
         )
         .arg(
@@ -303,8 +303,6 @@ fn engine_flags(command: Command) -> Command {
                 .value_parser(value::delivery)
                 .default_value("at-least-once"),
         )
-        .arg(option("state", "URI", "Not in this version").hide(true))
-        .arg(switch("fresh", "Not in this version").hide(true))
         .arg(option(
             "name",
             "NAME",

@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use clap::ArgMatches;
@@ -10,7 +12,7 @@ use super::error::{CliError, DONE, Outcome};
 use super::input;
 use super::progress::{Rate, Style};
 use super::registry::PipelineEntry;
-use super::signal::Signals;
+use super::signal::{Answer, Signals};
 use super::value::grouped;
 use crate::sink::mask_secrets;
 use crate::source::generate::{EventLog, GenerateError, Progress, Target, write_files};
@@ -63,8 +65,9 @@ pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
     let uri = matches.get_one::<String>("to").map_or("-", String::as_str);
     let destination = Destination::parse(uri)?;
     let log = log(entry, matches)?;
-    let signals =
-        Signals::take(|| ()).map_err(|error| CliError::Failed(format!("signals: {error}")))?;
+    let is_writing = Arc::new(AtomicBool::new(false));
+    let signals = catch(Arc::clone(&is_writing), quiet)?;
+    let begin = || is_writing.store(true, Ordering::SeqCst);
     // On standard output with standard error on the same terminal, a line would be in the way.
     let is_silent = quiet || destination == Destination::Files(Target::Stdout);
     let mut meter = Meter::new(&log, Style::new(is_silent));
@@ -77,9 +80,12 @@ pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
         }
     };
     let written = match &destination {
-        Destination::Files(target) => write_files(&log, target, &mut report),
+        Destination::Files(target) => {
+            begin();
+            write_files(&log, target, &mut report)
+        }
         Destination::Kafka { brokers, topic } => {
-            super::kafka::write_topic(&log, brokers, topic, matches, &mut report)?
+            super::kafka::write_topic(&log, brokers, topic, matches, &begin, &mut report)?
         }
     };
     meter.end();
@@ -88,6 +94,20 @@ pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
         terminal::message(format_args!("{}", done(&written, uri)));
     }
     Ok(signals.exit_code().unwrap_or(DONE))
+}
+
+/// A signal ends the log where it is; as long as nothing is written it ends the process.
+fn catch(is_writing: Arc<AtomicBool>, quiet: bool) -> Result<Signals, CliError> {
+    let stop = move || {
+        if is_writing.load(Ordering::SeqCst) {
+            return Answer::Finish;
+        }
+        if !quiet {
+            terminal::message(format_args!("stopped before anything was written"));
+        }
+        Answer::Leave
+    };
+    Signals::take(stop).map_err(|error| CliError::Failed(format!("signals: {error}")))
 }
 
 fn log(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Result<EventLog, CliError> {

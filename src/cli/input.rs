@@ -145,7 +145,10 @@ pub fn open(
         group: Some(group.unwrap_or_else(|| format!("highwater-{}", settings.name))),
         ..super::kafka::source_options(matches)?
     };
-    parse_source(&settings.from, &options).map_err(usage_or_failure)
+    parse_source(&settings.from, &options).map_err(|error| match usage_or_failure(error) {
+        CliError::Usage(text) => CliError::Usage(format!("--from: {text}")),
+        error => error,
+    })
 }
 
 /// A source's error is one of usage when the URI or an option is wrong.

@@ -77,13 +77,14 @@ pub fn address(uri: &str) -> Result<(String, String), CliError> {
     }
 }
 
-/// Writes a log into a topic, which is made when it is missing.
+/// Writes a log into a topic, which is made when it is missing; `begin` is called when it is there.
 #[cfg(feature = "kafka")]
 pub fn write_topic(
     log: &EventLog,
     brokers: &str,
     topic: &str,
     matches: &ArgMatches,
+    begin: &dyn Fn(),
     progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Result<Progress, GenerateError>, CliError> {
     use crate::sink::kafka::LogTopic;
@@ -99,6 +100,7 @@ pub fn write_topic(
             target.partitions()
         ));
     }
+    begin();
     Ok(target.write(log, progress))
 }
 
@@ -109,6 +111,7 @@ pub fn write_topic(
     _brokers: &str,
     _topic: &str,
     _matches: &ArgMatches,
+    _begin: &dyn Fn(),
     _progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Result<Progress, GenerateError>, CliError> {
     Err(CliError::usage(

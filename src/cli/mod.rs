@@ -7,6 +7,7 @@
 //! | `config` | flags from a file |
 //! | `input`, `target`, `kafka` | what `--from`, `--to` and `--kafka` mean |
 //! | `plan` | everything that follows from the flags of a run |
+//! | `planned` | what this version does not have |
 //! | `run`, `generate`, `check`, `view` | the commands |
 //! | `progress`, `summary`, `report` | what is shown during and after a run |
 //! | `signal`, `resources` | what the system tells |
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Command};
 
 use self::command::Pipelines;
+use self::config::Given;
 use self::error::{CliError, DONE, Outcome};
 use self::registry::PipelineEntry;
 
@@ -32,6 +34,7 @@ mod generate;
 mod input;
 mod kafka;
 mod plan;
+mod planned;
 mod progress;
 pub mod registry;
 mod report;
@@ -51,7 +54,11 @@ pub fn main(pipelines: &[&dyn PipelineEntry]) -> ExitCode {
 }
 
 fn dispatch(pipelines: Pipelines<'_>, line: Vec<OsString>) -> Outcome {
-    let matches = parse(pipelines, line)?;
+    let (matches, given) = parse(pipelines, line)?;
+    obey(pipelines, &matches).map_err(|error| config::locate(error, &given))
+}
+
+fn obey(pipelines: Pipelines<'_>, matches: &ArgMatches) -> Outcome {
     let entry = |matches: &ArgMatches| {
         let name = matches.subcommand_name();
         pipelines
@@ -83,28 +90,40 @@ fn dispatch(pipelines: Pipelines<'_>, line: Vec<OsString>) -> Outcome {
     }
 }
 
-/// Parses the line, together with the file that `--config` names.
-fn parse(pipelines: Pipelines<'_>, mut line: Vec<OsString>) -> Result<ArgMatches, CliError> {
+/// Parses the line, together with the file that `--config` names; also what that file gives.
+fn parse(
+    pipelines: Pipelines<'_>,
+    line: Vec<OsString>,
+) -> Result<(ArgMatches, Vec<Given>), CliError> {
     let mut root = command::root(pipelines);
-    let matches = root.try_get_matches_from_mut(&line)?;
+    let matches = root
+        .try_get_matches_from_mut(&line)
+        .map_err(planned::explain)?;
     let Some((name, pipeline, flags)) = configured(&matches) else {
-        return Ok(matches);
+        return Ok((matches, Vec::new()));
     };
     let Some(file) = flags.try_get_one::<String>("config").ok().flatten() else {
-        return Ok(matches);
+        return Ok((matches, Vec::new()));
     };
     // Built by the parser: with its groups and all arguments.
     let command = root
         .find_subcommand(name)
         .and_then(|command| command.find_subcommand(pipeline));
-    let more = config::flags(
+    let given = config::flags(
         Path::new(file),
         command.unwrap_or(&Command::new("none")),
         flags,
     )?;
-    // Neither `highwater` nor `run` has flags of its own, so the pipeline is the third word.
-    line.splice(3..3, more);
-    Ok(root.try_get_matches_from(line)?)
+    let with = |more: &[Given]| {
+        let mut line = line.clone();
+        // Neither `highwater` nor `run` has flags of its own, so the pipeline is the third word.
+        line.splice(3..3, more.iter().map(|given| given.word.clone().into()));
+        command::root(pipelines).try_get_matches_from(line)
+    };
+    match with(&given) {
+        Ok(matches) => Ok((matches, given)),
+        Err(error) => Err(config::blame(error, file, &given, |one| with(&[one]).err())),
+    }
 }
 
 fn configured(matches: &ArgMatches) -> Option<(&str, &str, &ArgMatches)> {
@@ -178,10 +197,7 @@ mod tests {
         let error = |line: &[&str]| {
             let line = std::iter::once("highwater").chain(line.iter().copied());
             let error = parse(&[&Dummy], line.map(OsString::from).collect()).expect_err("wrong");
-            match error {
-                CliError::Parser(error) => error.to_string(),
-                error => format!("{error:?}"),
-            }
+            error.to_string()
         };
         assert!(error(&["genrate"]).contains("'generate'"));
         assert!(error(&["run", "dumy"]).contains("'dummy'"));

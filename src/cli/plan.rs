@@ -7,13 +7,13 @@ use clap::ArgMatches;
 
 use super::error::CliError;
 use super::input::{self, End, Input};
-use super::registry::{Common, PipelineEntry};
+use super::registry::{self, Common, PipelineEntry};
 use super::target::{self, Target};
 use crate::flow::FlowOptions;
 use crate::runtime::control::wall_clock;
 use crate::runtime::ingest::IngestOptions;
 use crate::runtime::{Pipeline, describe};
-use crate::sink::{OutputSpec, mask_secrets};
+use crate::sink::OutputSpec;
 use crate::source::SharedSource;
 use crate::time::Span;
 use crate::window::WindowSpec;
@@ -105,7 +105,6 @@ impl Plan {
 impl Settings {
     /// Checks what can be checked without opening anything.
     pub fn new(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Result<Self, CliError> {
-        refuse_what_is_not_there(matches)?;
         let span = |id| matches.get_one::<Span>(id).copied();
         let defaults = entry.defaults();
         let size = span("window").unwrap_or(defaults.size);
@@ -118,7 +117,7 @@ impl Settings {
         let slide = span("slide").or(own_slide).unwrap_or(size);
         let or_zero = |id| span(id).unwrap_or_default();
         let window = WindowSpec::new(size, slide, or_zero("offset"), or_zero("keep"))
-            .map_err(CliError::usage)?;
+            .map_err(|error| CliError::Usage(format!("--window, --slide: {error}")))?;
         let from = matches
             .get_one::<String>("from")
             .cloned()
@@ -164,9 +163,21 @@ impl Settings {
                 .get_one::<String>("dims")
                 .map(|uri| dims_folder(uri))
                 .transpose()?,
-            policy: matches.get_one("dims-policy").copied().unwrap_or_default(),
-            unmatched: matches.get_one("unmatched").copied().unwrap_or_default(),
             is_generated: self.input == Input::Generate,
+            ..common(matches)
+        };
+        entry.pipeline(matches, &common).map_err(CliError::Usage)
+    }
+
+    /// The pipeline with tables of its own in place of those that are missing: to tell which
+    /// outputs it has, never to be run.
+    pub fn sketch(
+        entry: &dyn PipelineEntry,
+        matches: &ArgMatches,
+    ) -> Result<Arc<dyn Pipeline>, CliError> {
+        let common = Common {
+            is_generated: true,
+            ..common(matches)
         };
         entry.pipeline(matches, &common).map_err(CliError::Usage)
     }
@@ -195,35 +206,21 @@ impl Settings {
     }
 }
 
-fn refuse_what_is_not_there(matches: &ArgMatches) -> Result<(), CliError> {
-    for (flag, is_given) in [
-        ("state", matches.contains_id("state")),
-        ("fresh", matches.get_flag("fresh")),
-    ] {
-        if is_given {
-            return Err(CliError::Usage(format!(
-                "--{flag}: not in this version: nothing is kept between runs yet"
-            )));
-        }
+/// What all pipelines share, with tables of their own.
+fn common(matches: &ArgMatches) -> Common {
+    Common {
+        dims: None,
+        policy: matches.get_one("dims-policy").copied().unwrap_or_default(),
+        unmatched: matches.get_one("unmatched").copied().unwrap_or_default(),
+        is_generated: false,
     }
-    Ok(())
 }
 
 /// The folder that `--dims` names.
 fn dims_folder(uri: &str) -> Result<String, CliError> {
-    if let Some(folder) = uri
-        .strip_prefix("dir:")
-        .or_else(|| uri.strip_prefix("file:"))
-    {
-        return Ok(folder.to_owned());
-    }
-    if uri.contains(':') {
-        return Err(CliError::Usage(format!(
-            "--dims {}: only dir:PATH in this version; S3, Postgres and Kafka come later",
-            mask_secrets(uri)
-        )));
-    }
-    Ok(uri.to_owned())
+    let folder =
+        registry::folder(uri).map_err(|error| CliError::Usage(format!("--dims {error}")))?;
+    Ok(folder.to_owned())
 }
 
 fn std_duration(span: Span) -> Duration {
@@ -261,21 +258,10 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_state_is_refused() {
-        for flags in [&["--state", "x"][..], &["--fresh"]] {
-            let error = settings(flags).err().expect("refused");
-            assert!(
-                error.contains("nothing is kept between runs yet"),
-                "{error}"
-            );
-        }
-    }
-
-    #[test]
     fn dimension_tables_lie_in_a_folder() {
         assert_eq!(dims_folder("dir:x/y").expect("valid"), "x/y");
         assert_eq!(dims_folder("x").expect("valid"), "x");
-        assert!(dims_folder("s3://b/p").is_err());
+        assert!(dims_folder("s3://b/p").is_err() && dims_folder("dir:").is_err());
     }
 
     #[test]

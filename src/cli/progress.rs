@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::resources::terminal_width;
-use super::value::{grouped, rough};
+use super::value::{grouped, rough, short, shorter};
 use crate::runtime::metrics::{Metrics, Progress};
 use crate::terminal;
 use crate::time::{EventTime, Span};
@@ -58,15 +58,18 @@ impl Style {
         match self {
             Self::Quiet => {}
             Self::Line => {
-                let width = terminal_width().unwrap_or(80);
-                terminal::set_line(
-                    &text
-                        .chars()
-                        .take(width.saturating_sub(1))
-                        .collect::<String>(),
-                );
+                terminal::set_line(&text.chars().take(self.width()).collect::<String>());
             }
             Self::Log => terminal::message(format_args!("{text}")),
+        }
+    }
+
+    /// How many characters a text may have.
+    fn width(self) -> usize {
+        match self {
+            // The last column stays free: some terminals go to the next line there.
+            Self::Line => terminal_width().unwrap_or(80).saturating_sub(1),
+            Self::Quiet | Self::Log => usize::MAX,
         }
     }
 
@@ -110,8 +113,8 @@ pub struct ProgressThread {
 }
 
 impl ProgressThread {
-    /// Shows what `metrics` counts.
-    pub fn start(metrics: Arc<Metrics>, style: Style) -> Self {
+    /// Shows what `metrics` counts, of a run whose watermarks stay `wait` behind.
+    pub fn start(metrics: Arc<Metrics>, style: Style, wait: Span) -> Self {
         let (stop, stopped) = bounded::<()>(0);
         let show = move || {
             let mut rate = Rate::default();
@@ -119,7 +122,12 @@ impl ProgressThread {
             while stopped.recv_timeout(style.interval()) == Err(RecvTimeoutError::Timeout) {
                 let progress = metrics.progress();
                 let per_second = rate.at(Instant::now(), progress.read);
-                style.show(&line(&progress, per_second));
+                let state = State {
+                    progress,
+                    per_second: per_second.round() as u64,
+                    wait,
+                };
+                style.show(&state.text(style.width()));
             }
         };
         let thread = (style != Style::Quiet).then(|| std::thread::spawn(show));
@@ -141,35 +149,114 @@ impl ProgressThread {
     }
 }
 
+/// From this width on there is room for words.
+const WIDE: usize = 140;
+
 /// One state of a run.
-fn line(progress: &Progress, per_second: f64) -> String {
-    let dead_letters = match progress.rejected {
-        0 => String::new(),
-        rejected => format!("  dead letters {}", grouped(rejected)),
-    };
-    format!(
-        "{} records  {}/s  open windows {}  late {}{dead_letters}  watermark {}",
-        grouped(progress.read),
-        grouped(per_second.round() as u64),
-        grouped(progress.open_windows as u64),
-        grouped(progress.late),
-        watermark(progress),
-    )
+struct State {
+    progress: Progress,
+    per_second: u64,
+    /// `--wait`
+    wait: Span,
 }
 
-/// The watermark, and how far behind the newest partition the one is that holds it back.
-fn watermark(progress: &Progress) -> String {
-    if progress.watermark == EventTime::MIN {
-        return "-".to_owned();
-    }
-    let text = progress.watermark.to_string();
-    let text = text.split('.').next().unwrap_or_default().replace('T', " ");
-    match progress.holding {
-        Some((partition, held)) if progress.newest > held && held > EventTime::MIN => {
-            let behind = Span(progress.newest.0.saturating_sub(held.0));
-            format!("{text} ({} behind, partition {partition})", rough(behind))
+impl State {
+    /// In at most `width` characters, if that is 77 or more.
+    fn text(&self, width: usize) -> String {
+        if width >= WIDE {
+            return self.long();
         }
-        _ => text,
+        let (text, letters) = (self.compact(), self.dead_letters());
+        if text.len() + letters.len() <= width {
+            text + &letters
+        } else {
+            text
+        }
+    }
+
+    fn long(&self) -> String {
+        let Progress {
+            read,
+            open_windows,
+            late,
+            ..
+        } = self.progress;
+        format!(
+            "{} records  {}/s  watermark {}  open windows {}  late {}{}",
+            grouped(read),
+            grouped(self.per_second),
+            self.watermark(),
+            grouped(open_windows as u64),
+            grouped(late),
+            self.dead_letters(),
+        )
+    }
+
+    /// `12.3 M rec  1.2 M/s  watermark 01-01 12:34:56 -23h59m  open 1.2 k  late 1.2 k`
+    fn compact(&self) -> String {
+        let time = self.time();
+        // Without the year.
+        let time = time.get(5..).unwrap_or(&time);
+        let behind = self.behind();
+        let behind = behind.map_or_else(String::new, |span| format!(" -{}", rough(span)));
+        format!(
+            "{} rec  {}/s  watermark {time}{behind}  open {}  late {}",
+            short(self.progress.read),
+            shorter(self.per_second),
+            shorter(self.progress.open_windows as u64),
+            shorter(self.progress.late),
+        )
+    }
+
+    fn dead_letters(&self) -> String {
+        match self.progress.rejected {
+            0 => String::new(),
+            rejected => format!("  dead letters {}", grouped(rejected)),
+        }
+    }
+
+    /// The watermark to the second, or `-`.
+    fn time(&self) -> String {
+        if self.progress.watermark == EventTime::MIN {
+            return "-".to_owned();
+        }
+        let text = self.progress.watermark.to_string();
+        text.split('.').next().unwrap_or_default().replace('T', " ")
+    }
+
+    /// How far the watermark is behind the newest event time seen. While all partitions are idle
+    /// it may be ahead of that.
+    fn behind(&self) -> Option<Span> {
+        let Progress {
+            watermark, newest, ..
+        } = self.progress;
+        if watermark == EventTime::MIN || newest == EventTime::MIN {
+            return None;
+        }
+        let newest = newest.plus(self.wait);
+        let behind = Span(newest.0.saturating_sub(watermark.0));
+        (behind > Span::ZERO).then_some(behind)
+    }
+
+    /// The watermark in words: how far behind it is, and which partition holds it there when that
+    /// is not just the wait.
+    fn watermark(&self) -> String {
+        let time = self.time();
+        let Some(behind) = self.behind() else {
+            return time;
+        };
+        let behind = rough(behind);
+        let newest = self.progress.newest;
+        match self.progress.holding {
+            Some((partition, held)) if held < newest && held > EventTime::MIN => {
+                let others = rough(Span(newest.0.saturating_sub(held.0)));
+                format!(
+                    "{time} ({behind} behind the newest event, held by partition {partition}, \
+                     which is {others} behind)"
+                )
+            }
+            _ => format!("{time} ({behind} behind the newest event)"),
+        }
     }
 }
 
@@ -178,27 +265,77 @@ mod tests {
     use super::*;
     use crate::time::PartitionId;
 
-    #[test]
-    fn a_line_names_the_partition_that_holds_the_watermark_back() {
-        let mut progress = Progress {
+    fn state(progress: Progress) -> State {
+        State {
+            progress,
+            per_second: 7,
+            wait: Span::seconds(10),
+        }
+    }
+
+    fn begun() -> Progress {
+        Progress {
             read: 12_345,
-            watermark: EventTime::MIN,
+            watermark: EventTime(1_704_067_200_500),
+            holding: Some((PartitionId(3), EventTime(1_704_067_200_500))),
+            newest: EventTime(1_704_067_200_500),
             ..Progress::default()
-        };
-        assert_eq!(
-            line(&progress, 7.4),
-            "12,345 records  7/s  open windows 0  late 0  watermark -"
-        );
-        progress.watermark = EventTime(1_704_067_200_500);
-        progress.holding = Some((PartitionId(3), EventTime(1_704_067_200_500)));
+        }
+    }
+
+    #[test]
+    fn before_the_first_record_there_is_no_watermark() {
+        let state = state(Progress {
+            watermark: EventTime::MIN,
+            newest: EventTime::MIN,
+            ..Progress::default()
+        });
+        let long = "0 records  7/s  watermark -  open windows 0  late 0";
+        assert_eq!(state.text(usize::MAX), long);
+        assert_eq!(state.text(79), "0 rec  7/s  watermark -  open 0  late 0");
+    }
+
+    #[test]
+    fn behind_is_the_lag_to_the_newest_event() {
+        let mut progress = begun();
+        let text = |progress| state(progress).text(usize::MAX);
+        let alone = text(progress);
+        let expected = "watermark 2024-01-01 00:00:00 (10.0s behind the newest event)  open";
+        assert!(alone.contains(expected), "{alone}");
         progress.newest = EventTime(1_704_067_202_000);
         progress.rejected = 2;
-        let line = line(&progress, 0.0);
-        assert!(
-            line.contains("2024-01-01 00:00:00 (1.5s behind, partition 3)"),
-            "{line}"
+        let held = text(progress);
+        let expected = "(11.5s behind the newest event, held by partition 3, which is 1.5s behind)";
+        assert!(held.contains(expected), "{held}");
+        assert!(held.ends_with("dead letters 2"), "{held}");
+    }
+
+    #[test]
+    fn everything_fits_into_80_columns() {
+        let progress = Progress {
+            open_windows: 4,
+            late: 5,
+            rejected: 2,
+            ..begun()
+        };
+        assert_eq!(
+            state(progress).text(79),
+            "12.3 k rec  7/s  watermark 01-01 00:00:00 -10.0s  open 4  late 5  dead letters 2"
+                .replace("  dead letters 2", "")
         );
-        assert!(line.contains("dead letters 2"), "{line}");
+        let most = Progress {
+            read: 99_999_999_999,
+            newest: EventTime(1_704_067_200_500 + 9_999 * 86_400_000),
+            open_windows: 9_999_999,
+            late: 99_999_999,
+            ..progress
+        };
+        let state = State {
+            per_second: 9_999_999,
+            ..state(most)
+        };
+        let text = state.text(79);
+        assert!(text.len() <= 79 && text.ends_with("late 99 M"), "{text}");
     }
 
     #[test]

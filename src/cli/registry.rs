@@ -7,8 +7,29 @@ use clap::{ArgMatches, Command};
 use crate::flow::Unmatched;
 use crate::join::Policy;
 use crate::runtime::Pipeline;
+use crate::sink::mask_secrets;
 use crate::source::generate::EventModel;
 use crate::time::Span;
+
+pub use super::value::count;
+
+/// The folder that `dir:PATH` names; the bare path means it as well.
+///
+/// # Errors
+/// When something else than a folder is named.
+pub fn folder(uri: &str) -> Result<&str, String> {
+    let path = uri
+        .strip_prefix("dir:")
+        .or_else(|| uri.strip_prefix("file:"));
+    match path.unwrap_or(uri) {
+        "" => Err("which folder? write dir:PATH".to_owned()),
+        _ if path.is_none() && uri.contains(':') => Err(format!(
+            "{}: only dir:PATH in this version; S3, Postgres and Kafka come later",
+            mask_secrets(uri)
+        )),
+        folder => Ok(folder),
+    }
+}
 
 /// A pipeline, as the registry of the binary knows it.
 pub trait PipelineEntry: Sync {

@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
-use clap::ArgMatches;
-use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
 use serde_json::{Map, Value, json};
 
 use super::error::CliError;
+use super::flags::run_flags;
 use super::plan::Plan;
+use super::registry::PipelineEntry;
 use super::resources::Resources;
+use super::value::count;
 use crate::runtime::Summary;
 use crate::runtime::metrics::Metrics;
 use crate::sink::mask_secrets;
@@ -95,24 +97,22 @@ fn outputs(summary: &Summary, plan: &Plan) -> Map<String, Value> {
     plan.outputs.iter().map(|spec| output(spec.name)).collect()
 }
 
-/// The flags that are in force, without secrets: those given, the defaults of the others, and
-/// what the pipeline has by default.
-pub fn options(plan: &Plan, matches: &ArgMatches) -> Value {
+/// The flags that are in force, without secrets, under their names with `_` for `-`: those given,
+/// the defaults of the others, and what the pipeline has by default.
+pub fn options(plan: &Plan, entry: &dyn PipelineEntry, matches: &ArgMatches) -> Value {
     let mut options = Map::new();
-    for id in matches.ids() {
-        let id = id.as_str();
-        let is_meant = matches
-            .value_source(id)
-            .is_some_and(|source| source != ValueSource::EnvVariable);
+    let command = run_flags(Command::new("run"), entry);
+    for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+        let (id, Some(name)) = (arg.get_id().as_str(), arg.get_long()) else {
+            continue;
+        };
         let Ok(Some(values)) = matches.try_get_raw(id) else {
             continue;
         };
         let values: Vec<_> = values
             .map(|value| shown(id, &value.to_string_lossy()))
             .collect();
-        if is_meant {
-            options.insert(id.replace('_', "-"), one_or_many(values));
-        }
+        options.insert(name.replace('-', "_"), one_or_many(values));
     }
     let settings = &plan.settings;
     let spans = [
@@ -155,14 +155,14 @@ fn typed(text: String) -> Value {
     match text.as_str() {
         "true" => true.into(),
         "false" => false.into(),
-        _ => text
-            .parse::<u64>()
-            .map_or_else(|_| text.clone().into(), Value::from),
+        _ => count(&text).map_or_else(|_| text.clone().into(), Value::from),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Arg;
+
     use super::*;
     use crate::cli::testing::{Dummy, parse};
 
@@ -175,16 +175,26 @@ mod tests {
             "sasl.password=s3cret",
             "--dummies",
             "7",
+            "--events",
+            "1_000",
+            "--drain",
         ]);
         let plan = Plan::new(&Dummy, &matches).expect("valid");
-        let options = options(&plan, &matches);
+        let options = options(&plan, &Dummy, &matches);
         assert_eq!(options["workers"], 2);
         assert_eq!(options["window"], "10m");
         assert_eq!(options["epoch"], "250ms");
         assert_eq!(options["dummies"], 7);
         assert_eq!(options["kafka"], "sasl.password");
+        assert_eq!(options["events"], 1000);
+        assert_eq!(options["connect_timeout"], "10s");
         assert_eq!(options["to"][0], "windows=console:");
         assert!(!options.to_string().contains("s3cret"));
+        let command = run_flags(Command::new("run"), &Dummy);
+        let flags: Vec<_> = command.get_arguments().filter_map(Arg::get_long).collect();
+        for key in options.as_object().expect("a table").keys() {
+            assert!(flags.contains(&&*key.replace('_', "-")), "{key}");
+        }
     }
 
     #[test]

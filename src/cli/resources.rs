@@ -14,12 +14,11 @@ pub struct Resources {
 impl Resources {
     /// As the system counts them now.
     pub fn now() -> Self {
-        // SAFETY: all-zero is a valid rusage, and the pointer is valid for the call.
-        let usage = unsafe {
-            let mut usage: libc::rusage = std::mem::zeroed();
-            libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
-            usage
-        };
+        // SAFETY: a rusage is a plain C struct of integers, for which all zeroes are a valid value.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: `usage` is a local that outlives the call, and nobody else has a pointer to it.
+        // When the call fails, the zeroes stay.
+        unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
         let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
         Self {
             cpu: duration(usage.ru_utime) + duration(usage.ru_stime),
@@ -35,12 +34,11 @@ fn duration(time: libc::timeval) -> Duration {
 
 /// How many columns the terminal on standard error has, if it says.
 pub fn terminal_width() -> Option<usize> {
-    // SAFETY: all-zero is a valid winsize, and the pointer is valid for the call.
-    let (result, size) = unsafe {
-        let mut size: libc::winsize = std::mem::zeroed();
-        let result = libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size);
-        (result, size)
-    };
+    // SAFETY: a winsize is a plain C struct of integers, for which all zeroes are a valid value.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    // SAFETY: this request writes one winsize, to a local that outlives the call and to which
+    // nobody else has a pointer; a descriptor that is closed or no terminal is an error result.
+    let result = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size) };
     (result == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 

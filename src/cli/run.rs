@@ -11,7 +11,7 @@ use super::plan::Plan;
 use super::progress::{ProgressThread, Style};
 use super::registry::PipelineEntry;
 use super::resources::Resources;
-use super::signal::Signals;
+use super::signal::{Answer, Signals};
 use super::{report, summary};
 use crate::epoch::MemoryLog;
 use crate::runtime::control::{Notice, Notices};
@@ -33,20 +33,29 @@ pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
         announce(&plan, matches);
     }
     let options = options(&plan, notices, Arc::clone(&metrics));
-    let progress = ProgressThread::start(Arc::clone(&metrics), Style::new(quiet));
+    let progress =
+        ProgressThread::start(Arc::clone(&metrics), Style::new(quiet), plan.settings.wait);
     let outcome = run(options);
     progress.stop();
     let result = outcome?;
-    conclude(&result, &plan, &metrics, matches)?;
+    conclude(&result, &plan, &metrics, entry, matches)?;
     Ok(signals.exit_code().unwrap_or(DONE))
 }
 
 fn catch(notices: Notices, quiet: bool) -> Result<Signals, CliError> {
     let stop = move || {
-        if !quiet {
-            terminal::message(format_args!("stopping… (once more to stop at once)"));
-        }
+        let is_running = notices.are_heard();
         notices.send(Notice::Stop);
+        if !quiet && is_running {
+            terminal::message(format_args!("stopping… (once more to stop at once)"));
+        } else if !quiet {
+            terminal::message(format_args!("stopped before anything was read"));
+        }
+        if is_running {
+            Answer::Finish
+        } else {
+            Answer::Leave
+        }
     };
     Signals::take(stop).map_err(|error| CliError::Failed(format!("signals: {error}")))
 }
@@ -159,6 +168,7 @@ fn conclude(
     result: &Summary,
     plan: &Plan,
     metrics: &Metrics,
+    entry: &dyn PipelineEntry,
     matches: &ArgMatches,
 ) -> Result<(), CliError> {
     let resources = Resources::now();
@@ -175,7 +185,7 @@ fn conclude(
     let Some(path) = matches.get_one::<String>("report") else {
         return Ok(());
     };
-    let options = report::options(plan, matches);
+    let options = report::options(plan, entry, matches);
     report::write(
         Path::new(path),
         &report::of_run(result, plan, metrics, resources, options),

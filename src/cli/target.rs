@@ -1,12 +1,16 @@
 //! `--to`: which output goes where.
 
+use std::fs;
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ArgMatches;
 
 use super::error::{CliError, similar};
+use crate::sink::detach::Detachable;
 use crate::sink::{OutputSpec, SinkError, SinkFactory, SinkOptions, mask_secrets, parse_sink};
+use crate::terminal;
 
 /// Where an output goes.
 pub struct Target {
@@ -23,14 +27,14 @@ pub fn wanted(
     matches: &ArgMatches,
     outputs: &[OutputSpec],
     main: &'static str,
-) -> Result<Vec<(&'static str, String)>, CliError> {
+) -> Vec<Result<(&'static str, String), CliError>> {
     let given: Vec<_> = matches
         .get_many::<String>("to")
         .into_iter()
         .flatten()
         .collect();
     if given.is_empty() {
-        return Ok(vec![(main, "console:".to_owned())]);
+        return vec![Ok((main, "console:".to_owned()))];
     }
     given
         .into_iter()
@@ -72,10 +76,16 @@ pub fn open_all(
     outputs: &[OutputSpec],
     main: &'static str,
 ) -> Result<Vec<Target>, CliError> {
-    let wanted = wanted(matches, outputs, main)?;
+    let wanted = wanted(matches, outputs, main);
+    let wanted = wanted.into_iter().collect::<Result<Vec<_>, _>>()?;
+    refuse_shared_places(matches, &wanted)?;
     let options = options(matches)?;
+    let (quiet, others) = (matches.get_flag("quiet"), has_others(&wanted));
     let open = |(output, uri): (&'static str, String)| {
-        let factory = open(&uri, &options)?;
+        let mut factory = open(&uri, &options)?;
+        if others && is_stdout(&uri) {
+            factory = Arc::new(Detachable::new(factory, move || tell_closed(quiet)));
+        }
         Ok(Target {
             output,
             uri: mask_secrets(&uri),
@@ -83,6 +93,95 @@ pub fn open_all(
         })
     };
     wanted.into_iter().map(open).collect()
+}
+
+fn is_stdout(uri: &str) -> bool {
+    matches!(uri, "console:" | "ndjson:-")
+}
+
+/// Whether somebody wants results besides whoever reads standard output.
+fn has_others(wanted: &[(&'static str, String)]) -> bool {
+    let is_other = |(_, uri): &(_, String)| !is_stdout(uri) && uri != "null:";
+    wanted.iter().any(is_other)
+}
+
+fn tell_closed(quiet: bool) {
+    if !quiet {
+        terminal::message(format_args!(
+            "standard output was closed; the other outputs go on"
+        ));
+    }
+}
+
+/// Refuses outputs that would write over each other.
+pub fn refuse_shared_places(
+    matches: &ArgMatches,
+    wanted: &[(&'static str, String)],
+) -> Result<(), CliError> {
+    let report = matches.get_one::<String>("report");
+    let report = report.and_then(|path| Place::file(path));
+    let mut taken: Vec<(String, Place)> = report
+        .map(|place| ("--report".to_owned(), place))
+        .into_iter()
+        .collect();
+    for (output, uri) in wanted {
+        let Some(place) = Place::of(output, uri) else {
+            continue;
+        };
+        let flag = format!("--to {output}={}", mask_secrets(uri));
+        if let Some((earlier, _)) = taken.iter().find(|(_, other)| *other == place) {
+            return Err(CliError::Usage(format!(
+                "{flag}: {earlier} writes to the same place; give each its own"
+            )));
+        }
+        taken.push((flag, place));
+    }
+    Ok(())
+}
+
+/// What only one output can write to.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// A file.
+    File(PathBuf),
+    /// The files of one output in a folder or bucket; those of others have other names.
+    Files(&'static str, PathBuf),
+}
+
+impl Place {
+    fn of(output: &'static str, uri: &str) -> Option<Self> {
+        let (scheme, rest) = uri.split_once(':')?;
+        let path = rest.rsplit_once('?').map_or(rest, |(path, _)| path);
+        match scheme {
+            "ndjson" if rest != "-" => Self::file(rest),
+            "csv" | "parquet" if path.starts_with("s3://") => {
+                Some(Self::Files(output, path.trim_end_matches('/').into()))
+            }
+            "csv" | "parquet" => Some(Self::Files(output, canonical(Path::new(path)))),
+            _ => None,
+        }
+    }
+
+    /// A pipe or a device can be written to by many.
+    fn file(path: &str) -> Option<Self> {
+        let path = Path::new(path);
+        let is_special = fs::metadata(path).is_ok_and(|found| !found.is_file());
+        (!is_special).then(|| Self::File(canonical(path)))
+    }
+}
+
+/// The one path of what may not be there yet.
+fn canonical(path: &Path) -> PathBuf {
+    if let Ok(found) = path.canonicalize() {
+        return found;
+    }
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if parent.as_os_str().is_empty() => {
+            canonical(Path::new(".")).join(name)
+        }
+        (Some(parent), Some(name)) => canonical(parent).join(name),
+        _ => path.to_owned(),
+    }
 }
 
 /// What a `--to` URI means.
@@ -114,12 +213,11 @@ mod tests {
     use crate::cli::testing::{outputs, parse};
 
     fn targets(flags: &[&str]) -> Result<Vec<(&'static str, String)>, String> {
-        wanted(&parse(flags), &outputs(&["windows", "late"]), "windows").map_err(
-            |error| match error {
-                CliError::Usage(text) => text,
-                other => format!("{other:?}"),
-            },
-        )
+        let wanted = wanted(&parse(flags), &outputs(&["windows", "late"]), "windows");
+        wanted
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -154,5 +252,47 @@ mod tests {
             error.contains("is windows meant?") && error.contains("windows, late"),
             "{error}"
         );
+    }
+    #[test]
+    fn outputs_do_not_write_over_each_other() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let at = |path: &str| dir.path().join(path).display().to_string();
+        let refused = |flags: &[&str]| {
+            let matches = parse(flags);
+            let wanted = wanted(&matches, &outputs(&["windows", "late"]), "windows");
+            let wanted: Vec<_> = wanted.into_iter().map(|to| to.expect("valid")).collect();
+            refuse_shared_places(&matches, &wanted).map_err(|error| error.code()) == Err(2)
+        };
+        let both =
+            |one: &str, other: &str| refused(&["--to", one, "--to", &format!("late={other}")]);
+        let file = format!("ndjson:{}", at("a"));
+        assert!(both(&file, &file));
+        assert!(both(&file, &format!("ndjson:{}", at("./a"))));
+        assert!(!both(&file, &format!("ndjson:{}", at("b"))));
+        assert!(!both("ndjson:/dev/null", "ndjson:/dev/null"));
+        assert!(!both("console:", "console:") && !both("ndjson:-", "ndjson:-"));
+        // Their files have the names of the outputs.
+        let (csv, more) = (
+            format!("csv:{}", at("c")),
+            format!("csv:{}/?shards=2", at("c")),
+        );
+        assert!(!both(&csv, &csv));
+        assert!(refused(&["--to", &csv, "--to", &more]));
+        assert!(refused(&["--to", &file, "--report", &at("a")]));
+        std::os::unix::fs::symlink(dir.path(), at("link")).expect("a link");
+        assert!(both(&file, &format!("ndjson:{}", at("link/a"))));
+    }
+
+    #[test]
+    fn standard_output_alone_ends_the_run() {
+        let others = |uris: &[&str]| {
+            let wanted: Vec<_> = uris
+                .iter()
+                .map(|uri| ("windows", (*uri).to_owned()))
+                .collect();
+            has_others(&wanted)
+        };
+        assert!(!others(&["console:"]) && !others(&["ndjson:-", "null:"]));
+        assert!(others(&["ndjson:-", "ndjson:x"]));
     }
 }

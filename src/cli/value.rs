@@ -1,5 +1,7 @@
 //! The values of flags: durations, counts, times, speeds.
 
+use std::ops::RangeInclusive;
+
 use crate::source::Start;
 use crate::time::{EventTime, Span, parse_duration, parse_rfc3339};
 
@@ -45,7 +47,10 @@ pub fn no_duration(text: &str) -> Result<Span, String> {
     }
 }
 
-/// A whole number, with underscores where one likes.
+/// A whole number, with underscores where one likes: for each flag that counts something.
+///
+/// # Errors
+/// When it is no such number; the text says what to write instead.
 pub fn count(text: &str) -> Result<u64, String> {
     let digits: String = text.chars().filter(|digit| *digit != '_').collect();
     let is_number = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
@@ -53,6 +58,19 @@ pub fn count(text: &str) -> Result<u64, String> {
         .then(|| digits.parse().ok())
         .flatten()
         .ok_or_else(|| "a whole number such as 1000 or 1_000_000".to_owned())
+}
+
+/// A [`count`] within `range`.
+pub fn count_in<N: TryFrom<u64> + 'static>(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<N, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = count(text)?;
+        let inside = range.contains(&number).then(|| N::try_from(number).ok());
+        inside
+            .flatten()
+            .ok_or_else(|| format!("a whole number from {} to {}", range.start(), range.end()))
+    }
 }
 
 /// A number above 0, with underscores where one likes.
@@ -137,6 +155,33 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// `12345678` as `12.3 M`: never more than it is, in at most six characters.
+pub fn short(number: u64) -> String {
+    scaled(number, 100)
+}
+
+/// `12345678` as `12 M`, in at most five characters.
+pub fn shorter(number: u64) -> String {
+    scaled(number, 10)
+}
+
+/// With one decimal when the number before it is below `decimal_below`.
+fn scaled(number: u64, decimal_below: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [
+        (1_000_000_000_000, "T"),
+        (1_000_000_000, "G"),
+        (1_000_000, "M"),
+        (1_000, "k"),
+    ];
+    match UNITS.iter().find(|(unit, _)| number >= *unit) {
+        Some((unit, name)) if number / unit < decimal_below => {
+            format!("{}.{} {name}", number / unit, number % unit / (unit / 10))
+        }
+        Some((unit, name)) => format!("{} {name}", number / unit),
+        None => number.to_string(),
+    }
+}
+
 /// A span as people read it: at most two units, tenths below a minute.
 pub fn rough(span: Span) -> String {
     match span.0.unsigned_abs() {
@@ -162,6 +207,11 @@ mod tests {
                 && count("-1").is_err()
                 && count("1e6").is_err()
         );
+        let workers = count_in::<u32>(1..=1024);
+        assert_eq!(workers("1_024"), Ok(1024));
+        assert!(workers("1_025").is_err() && workers("0").is_err() && workers("x").is_err());
+        assert_eq!(rate("1_000.5"), Ok(1000.5));
+        assert_eq!(speed("1_800"), Ok(Speed::Times(1800.0)));
     }
 
     #[test]
@@ -205,6 +255,14 @@ mod tests {
         assert_eq!(
             [0, 999, 1000, 1_234_567].map(grouped),
             ["0", "999", "1,000", "1,234,567"]
+        );
+        assert_eq!(
+            [999, 1_000, 12_345_678, 123_456_789, 999_999].map(short),
+            ["999", "1.0 k", "12.3 M", "123 M", "999 k"]
+        );
+        assert_eq!(
+            [0, 1_299_999, 12_345_678].map(shorter),
+            ["0", "1.2 M", "12 M"]
         );
         assert_eq!(rough(Span(1500)), "1.5s");
         assert_eq!(rough(Span::minutes(61)), "1h01m");

@@ -202,6 +202,13 @@ impl Notices {
         }
     }
 
+    /// Whether there is a coordinator that hears notices. Before that, a run is still looking for
+    /// its input, its tables and its targets: it has read nothing and written nothing.
+    pub fn are_heard(&self) -> bool {
+        let notices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        notices.wake.is_some()
+    }
+
     fn attach(&self, wake: SyncActivator) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).wake = Some(wake);
     }

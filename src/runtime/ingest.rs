@@ -341,8 +341,11 @@ impl<R> Ingest<R> {
 
     fn decode_batch(&mut self, index: usize, batch: RawBatch) -> Ingested<R> {
         let lane = &mut self.lanes[index];
-        let from = lane.position.or_else(|| lane.inbox.state().0.start);
-        let from = from.or_else(|| batch.records.first().map(|record| record.offset));
+        // What comes before the first record (a blank line, a gap) counts as well.
+        let from = lane
+            .position
+            .or_else(|| lane.inbox.state().0.start)
+            .or_else(|| batch.records.first().map(|record| record.offset));
         let from = from.unwrap_or(batch.next_offset);
         let mut work = BatchWork {
             options: &self.options,
@@ -363,7 +366,8 @@ impl<R> Ingest<R> {
             mut fates,
             ..
         } = work;
-        fates.read = batch.records.len() as u64;
+        fates.read = batch.records.len() as u64 + batch.blank;
+        fates.add(Fate::Skipped, batch.blank);
         if !records.is_empty() {
             lane.standing = Standing::Active;
         }

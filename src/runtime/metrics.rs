@@ -120,7 +120,8 @@ pub struct Progress {
     pub open_windows: usize,
     /// The partition that holds the watermark back, and its own watermark.
     pub holding: Option<(PartitionId, EventTime)>,
-    /// The watermark of the partition that is furthest ahead.
+    /// The watermark of the partition that is furthest ahead, by its own records: `--wait` before
+    /// the newest event time seen. [`EventTime::MIN`] before there is one.
     pub newest: EventTime,
 }
 
@@ -208,7 +209,7 @@ impl Metrics {
             .filter(|row| row.standing == Standing::Active);
         let slowest = active.min_by_key(|row| row.watermark);
         tables.holding = slowest.map(|row| (row.partition, row.watermark));
-        let newest = entry.partitions.iter().map(|row| row.watermark);
+        let newest = entry.partitions.iter().map(|row| row.own_watermark);
         tables.newest = newest
             .filter(|time| *time < EventTime::MAX)
             .max()

@@ -245,22 +245,68 @@ pub(super) fn check_writable(path: &Path) -> Result<(), SinkError> {
     Err(failed(io::Error::last_os_error()))
 }
 
+/// Whether files can be made in the folder at `path`: in some that the kernel shows, nobody can,
+/// whatever the permissions say.
+fn check_holds_files(path: &Path) -> Result<(), SinkError> {
+    check_writable(path)?;
+    if is_of_kernel(path) {
+        return Err(SinkError::Write {
+            target: path.display().to_string(),
+            reason: "no file can be made there; choose another place".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn is_of_kernel(path: &Path) -> bool {
+    // proc, sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs: see statfs(2).
+    const KERNEL: [u64; 7] = [
+        0x9fa0,
+        0x6265_6572,
+        0x0027_e0eb,
+        0x6367_7270,
+        0x6462_6720,
+        0x7472_6163,
+        0x7363_6673,
+    ];
+    let Ok(text) = CString::new(path.as_os_str().as_bytes()) else {
+        return false;
+    };
+    // SAFETY: a statfs is a plain C struct of integers, for which all zeroes are a valid value.
+    let mut about: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `text` ends with a zero byte; it and `about`, to which nobody else has a pointer,
+    // live until the call returns.
+    let result = unsafe { libc::statfs(text.as_ptr(), &raw mut about) };
+    result == 0 && KERNEL.contains(&(about.f_type as u64))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_of_kernel(_: &Path) -> bool {
+    false
+}
+
 /// Whether this process may write to the folder at `path`, or make it.
 pub(super) fn check_creatable(path: &Path) -> Result<(), SinkError> {
     let mut nearest = path;
     loop {
         match fs::metadata(nearest) {
-            Ok(found) if found.is_dir() => return check_writable(nearest),
+            Ok(found) if found.is_dir() => return check_holds_files(nearest),
             Ok(_) => {
                 let error = io::Error::from(io::ErrorKind::NotADirectory);
                 return Err(SinkError::io(nearest.display(), &error));
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && nearest != Path::new("/") => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_free(nearest) => {
                 nearest = parent(nearest);
             }
             Err(error) => return Err(SinkError::io(nearest.display(), &error)),
         }
     }
+}
+
+/// Whether nothing has this name: a link to nothing has it, and no folder can be made there.
+fn is_free(path: &Path) -> bool {
+    path != Path::new("/") && fs::symlink_metadata(path).is_err()
 }
 
 #[cfg(test)]
@@ -293,6 +339,11 @@ mod tests {
         assert!(!root.path().join("a").exists());
         fs::write(root.path().join("file"), "").unwrap();
         assert!(check_creatable(&root.path().join("file/b")).is_err());
+        assert!(check_creatable(&root.path().join("file/b/c")).is_err());
+        std::os::unix::fs::symlink("nowhere", root.path().join("link")).unwrap();
+        assert!(check_creatable(&root.path().join("link/b")).is_err());
+        #[cfg(target_os = "linux")]
+        assert!(check_creatable(Path::new("/proc/x/y")).is_err());
         check_creatable(Path::new("relative/folder")).unwrap();
     }
 }

@@ -13,6 +13,7 @@
 //! | [`commit`] | the rules of doing so, apart from the world |
 //! | [`thread`] | one sink on a thread of its own, behind a bounded queue |
 //! | [`console`], [`ndjson`], [`null`] | standard output, one file, nothing |
+//! | [`detach`] | standard output beside outputs that matter when nobody reads it any more |
 //! | [`files`] | CSV and Parquet files that appear whole, in a folder or a bucket |
 //! | [`encode`] | rows as JSON, CSV and Parquet |
 
@@ -27,6 +28,7 @@ use crate::time::{Epoch, EventTime, Shard, Span};
 
 pub mod commit;
 pub mod console;
+pub mod detach;
 pub mod encode;
 pub mod files;
 mod folder;

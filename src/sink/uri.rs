@@ -1,5 +1,6 @@
 //! What a `--to` URI means.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,9 +25,9 @@ const FORMS: &str = "console:, ndjson:PATH, csv:DIR, parquet:DIR, csv:s3://BUCKE
                      postgres://USER@HOST/DB?table=T, null:";
 
 /// What sinks need besides their URI.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SinkOptions {
-    /// Properties for librdkafka, as given with `--kafka`.
+    /// Properties for librdkafka, as given with `--kafka`. Their values may be secrets.
     pub kafka: Vec<(String, String)>,
     /// How long the first connection to a server may take.
     pub connect_timeout: Duration,
@@ -41,6 +42,23 @@ impl Default for SinkOptions {
             connect_timeout: Duration::from_secs(10),
             color: false,
         }
+    }
+}
+
+/// Without the values of properties.
+impl fmt::Debug for SinkOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kafka,
+            connect_timeout,
+            color,
+        } = self;
+        let keys: Vec<&str> = kafka.iter().map(|(key, _)| key.as_str()).collect();
+        f.debug_struct("SinkOptions")
+            .field("kafka", &keys)
+            .field("connect_timeout", connect_timeout)
+            .field("color", color)
+            .finish()
     }
 }
 
@@ -80,20 +98,12 @@ pub fn parse_sink(uri: &str, options: &SinkOptions) -> Result<Arc<dyn SinkFactor
     }
 }
 
-/// `uri` without the password that may stand in it.
+/// `uri` without the password that may stand in it. In doubt too much is masked: a password may
+/// hold any character, also those that end a password elsewhere.
 pub fn mask_secrets(uri: &str) -> String {
     let mut masked = uri.to_owned();
-    if let Some(begin) = masked.find("://").map(|at| at + 3) {
-        let end = masked[begin..]
-            .find(['/', '?'])
-            .map_or(masked.len(), |at| begin + at);
-        // The last `@`: a password may hold one.
-        let at = masked[begin..end].rfind('@').map(|at| begin + at);
-        if let Some(at) = at
-            && let Some(colon) = masked[begin..at].find(':').map(|colon| begin + colon)
-        {
-            masked.replace_range(colon + 1..at, "***");
-        }
+    if let Some(password) = password(uri) {
+        masked.replace_range(password, "***");
     }
     let Some((before, query)) = masked.split_once('?') else {
         return masked;
@@ -102,20 +112,39 @@ pub fn mask_secrets(uri: &str) -> String {
     format!("{before}?{}", parameters.join("&"))
 }
 
+/// Where the password of `USER:PASSWORD@` stands: from the first colon to the last `@`, or to the
+/// end when a `?` in between leaves open whether the `@` belongs to a parameter.
+fn password(uri: &str) -> Option<std::ops::Range<usize>> {
+    let begin = match uri.find("://") {
+        Some(at) => at + 3,
+        // Somebody forgot the slashes.
+        None if uri.contains("postgres") => uri.find(':')? + 1,
+        None => return None,
+    };
+    let at = begin + uri[begin..].rfind('@')?;
+    let colon = begin + uri[begin..at].find(':')?;
+    let end = if uri[colon..at].contains('?') {
+        uri.len()
+    } else {
+        at
+    };
+    Some(colon + 1..end)
+}
+
 fn mask_parameter(parameter: &str) -> String {
     match parameter.split_once('=') {
-        Some((name, _))
-            if ["pass", "secret", "token"]
-                .iter()
-                .any(|it| name.contains(it)) =>
-        {
-            format!("{name}=***")
-        }
+        Some((name, _)) if is_secret(&name.to_ascii_lowercase()) => format!("{name}=***"),
         _ => parameter.to_owned(),
     }
 }
 
-fn wrong(uri: &str, what: impl std::fmt::Display) -> SinkError {
+fn is_secret(name: &str) -> bool {
+    ["pass", "secret", "token"]
+        .iter()
+        .any(|it| name.contains(it))
+}
+
+fn wrong(uri: &str, what: impl fmt::Display) -> SinkError {
     SinkError::Config(format!("--to {}: {what}", mask_secrets(uri)))
 }
 
@@ -395,10 +424,43 @@ mod tests {
                 "postgres://host/db?user=me&password=***&a=b",
             ),
             ("kafka://host:9092/t", "kafka://host:9092/t"),
+            (
+                "windows=postgres://me:pa/ss@host:5432/db?table=t",
+                "windows=postgres://me:***@host:5432/db?table=t",
+            ),
+            ("postgres://me:pa?ss@host/db?table=t", "postgres://me:***"),
+            (
+                "postgres://me:my?pass=x@host/db?table=t",
+                "postgres://me:***",
+            ),
+            (
+                "postgres://me@host/db?sslPassword=a@b&table=t",
+                "postgres://me@host/db?sslPassword=***&table=t",
+            ),
+            ("postgres:me:hush@host/db", "postgres:me:***@host/db"),
+            ("ndjson:a:b@c.ndjson", "ndjson:a:b@c.ndjson"),
+            ("parquet:s3://bucket/a@b", "parquet:s3://bucket/a@b"),
         ] {
             assert_eq!(mask_secrets(uri), masked);
         }
-        assert!(!error("postgre://me:hush@host/db").contains("hush"));
+        for uri in [
+            "postgre://me:hush@host/db",
+            "postgres://me:a/hush@host/db?tabel=t",
+        ] {
+            assert!(!error(uri).contains("hush"), "{uri}");
+        }
         assert!(!error("kafka://me:hush@host/topic").contains("hush"));
+    }
+    #[test]
+    fn options_show_no_values_of_properties() {
+        let options = SinkOptions {
+            kafka: vec![("sasl.password".to_owned(), "hush".to_owned())],
+            ..SinkOptions::default()
+        };
+        let text = format!("{options:?}");
+        assert!(
+            text.contains("sasl.password") && !text.contains("hush"),
+            "{text}"
+        );
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Each file of a glob is one partition, and an offset is the byte at which a line begins in the
 //! (decompressed) file. Numbers are given to files in the order of their paths when they are first
-//! seen; files that come later get the next ones. Empty lines are no records.
+//! seen; files that come later get the next ones. Blank lines (of nothing but white space) are no
+//! records: they are counted, as read and skipped.
 
 use std::collections::BTreeMap;
 use std::fs;

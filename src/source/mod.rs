@@ -48,6 +48,8 @@ pub struct RawBatch {
     /// Offsets in the range of this batch that were never delivered (transaction markers,
     /// compaction); 0 for files.
     pub gaps: u64,
+    /// Blank lines in between: read and skipped. No topic has any.
+    pub blank: u64,
     /// A record that was too long to be held whole: its bytes are only its beginning.
     pub truncated: Vec<Offset>,
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use highwater::cli::registry::{Common, PipelineEntry, WindowDefaults};
+use highwater::cli::registry::{Common, PipelineEntry, WindowDefaults, count, folder};
 use highwater::join::{DirTables, StoreLoader, TableSource};
 use highwater::runtime::Pipeline;
 use highwater::source::generate::EventModel;
@@ -33,25 +33,29 @@ struct RunArgs {
 #[derive(Args, Debug)]
 struct ModelArgs {
     /// How many cars send events, in turn
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = count)]
     cars: u64,
 }
 
 // The flags of `dims cars`.
 #[derive(Args, Debug)]
 struct DimsArgs {
-    /// The folder for the tables models, colors and cars
-    #[arg(long, value_name = "DIR")]
+    /// The folder for the tables models, colors and cars: dir:PATH
+    #[arg(long, value_name = "DIR", value_parser = tables_folder)]
     to: PathBuf,
     /// How many cars
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = count)]
     cars: u64,
     /// Same seed, same tables
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = count)]
     seed: u64,
     /// The form of the files
     #[arg(long, value_enum, default_value = "csv")]
     format: TableFormat,
+}
+
+fn tables_folder(uri: &str) -> Result<PathBuf, String> {
+    folder(uri).map(PathBuf::from)
 }
 
 impl PipelineEntry for CarsEntry {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use highwater::cli::registry::{Common, PipelineEntry, WindowDefaults};
+use highwater::cli::registry::{Common, PipelineEntry, WindowDefaults, count};
 use highwater::runtime::Pipeline;
 use highwater::source::generate::EventModel;
 use highwater::time::Span;
@@ -18,7 +18,7 @@ pub struct FactoryEntry;
 #[derive(Args, Debug)]
 struct ModelArgs {
     /// How many devices
-    #[arg(long, default_value_t = 25)]
+    #[arg(long, default_value_t = 25, value_name = "N", value_parser = count)]
     devices: u64,
     /// How often a device is hot
     #[arg(long, default_value_t = 0.05, value_name = "PROBABILITY")]

@@ -9,10 +9,13 @@
 //! | [`factory`] | alerts, quarantine, quality and folders of Parquet |
 //! | [`bad_input`] | input that is broken, outputs that cannot be written |
 //! | [`memory`] | memory does not grow with the input |
+//! | [`asleep`] | nor while a database sleeps |
 //! | [`kafka`], [`postgres`] | the same results through a broker and in a database, and when they restart |
 //!
 //! Tests that need a server or Python are ignored here; `dev/test` runs them.
 
+#[cfg(target_os = "linux")]
+mod asleep;
 mod bad_input;
 mod cars;
 mod dims;

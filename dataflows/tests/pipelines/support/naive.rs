@@ -256,7 +256,8 @@ fn ledger_of(input: &Value) -> Ledger {
         "{input}"
     );
     Ledger {
-        read: count("read"),
+        // The loop never sees a blank line.
+        read: count("read") - count("skipped"),
         rejected: count("rejected"),
         filtered: count("filtered"),
         no_window: count("no_window"),

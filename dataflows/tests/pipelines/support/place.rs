@@ -233,6 +233,17 @@ impl Running {
         self.child.try_wait().expect("a child").is_none()
     }
 
+    /// A number that Linux counts for the process: the one behind `name` in `/proc/PID/FILE`.
+    #[cfg(target_os = "linux")]
+    pub fn counted(&self, file: &str, name: &str) -> u64 {
+        let path = format!("/proc/{}/{file}", self.child.id());
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let mut lines = text.lines();
+        let rest = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let number = rest.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+        number.unwrap_or_else(|| panic!("{path} has no {name}:\n{text}"))
+    }
+
     /// Waits for its end.
     pub fn wait(mut self) -> Done {
         let status = self.child.wait().expect("a child");

@@ -144,10 +144,24 @@ impl Victim {
         self.service("start");
     }
 
-    fn service(&self, what: &str) {
+    /// It stands still with all its connections open, and answers nobody.
+    pub fn pause(&self) {
+        self.service("pause");
+    }
+
+    /// It goes on where it was paused.
+    pub fn resume(&self) {
+        self.service("resume");
+    }
+
+    fn command(&self, what: &str) -> Command {
         let mut command = Command::new(root().join("dev/services"));
         command.args([what, self.name, "--dir", &given("HIGHWATER_SERVICES_DIR")]);
-        let done = finish(command);
+        command
+    }
+
+    fn service(&self, what: &str) {
+        let done = finish(self.command(what));
         assert_eq!(
             done.code, 0,
             "dev/services {what} {}: {}",
@@ -157,17 +171,11 @@ impl Victim {
 }
 
 impl Drop for Victim {
-    /// Other tests need it, also when this one has failed while it was gone.
+    /// Other tests need it, also when this one has failed while it was gone or paused.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let mut command = Command::new(root().join("dev/services"));
-            command.args([
-                "start",
-                self.name,
-                "--dir",
-                &given("HIGHWATER_SERVICES_DIR"),
-            ]);
-            let _ = command.status();
+            let _ = self.command("resume").status();
+            let _ = self.command("start").status();
         }
     }
 }

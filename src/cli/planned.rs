@@ -1,0 +1,76 @@
+//! What is planned and not in this version. People who have read of it are told so, instead of
+//! "unexpected argument"; no help text lists it. Whoever builds one of these strikes its row here.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use super::error::CliError;
+
+const NOT_KEPT: &str = "nothing is kept between runs yet";
+const ONE_PROCESS: &str = "one process with many threads (-w N), not several";
+const NO_HTTP: &str = "there is no HTTP endpoint yet";
+const TWO_PIPELINES: &str = "the pipelines are cars and factory";
+
+/// Flags, commands and pipelines, and what there is instead.
+const PLANNED: &[(&str, &str)] = &[
+    ("--state", NOT_KEPT),
+    ("--fresh", NOT_KEPT),
+    ("--replace-output", NOT_KEPT),
+    ("--history", NOT_KEPT),
+    ("state", NOT_KEPT),
+    ("replay", NOT_KEPT),
+    ("-n", ONE_PROCESS),
+    ("-p", ONE_PROCESS),
+    ("--hostfile", ONE_PROCESS),
+    ("--secret-file", ONE_PROCESS),
+    ("--http", NO_HTTP),
+    ("status", NO_HTTP),
+    ("top", NO_HTTP),
+    ("why", NO_HTTP),
+    ("graph", "the graph of a pipeline cannot be drawn yet"),
+    (
+        "lab",
+        "only the windowing rules of its own, no others to compare with",
+    ),
+    (
+        "bench",
+        "a run shows its records per CPU-second at the end; --report has latencies",
+    ),
+    ("fleet", TWO_PIPELINES),
+    ("turnstile", TWO_PIPELINES),
+    ("nexmark", TWO_PIPELINES),
+];
+
+/// What to say of `word`, a flag with its dashes or a command, if it is planned.
+pub fn hint(word: &str) -> Option<String> {
+    let word = word.split_once('=').map_or(word, |(flag, _)| flag);
+    let (_, instead) = PLANNED.iter().find(|(planned, _)| *planned == word)?;
+    Some(format!("{word}: not in this version: {instead}"))
+}
+
+/// What the parser says, unless it stumbled over something that is planned.
+pub fn explain(error: clap::Error) -> CliError {
+    let kind = match error.kind() {
+        ErrorKind::UnknownArgument => ContextKind::InvalidArg,
+        ErrorKind::InvalidSubcommand => ContextKind::InvalidSubcommand,
+        _ => return error.into(),
+    };
+    match error.get(kind) {
+        Some(ContextValue::String(word)) => hint(word).map_or(error.into(), CliError::Usage),
+        _ => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_known_with_their_values() {
+        assert!(
+            hint("--http=:8080")
+                .expect("planned")
+                .starts_with("--http: not in this version")
+        );
+        assert_eq!(hint("--window"), None);
+    }
+}
