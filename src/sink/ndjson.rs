@@ -298,21 +298,19 @@ impl JobFile {
 
     /// The file, which is made when it is missing.
     fn file(&mut self) -> Result<&mut File, SinkError> {
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => {
-                let open = || {
-                    let file = OpenOptions::new()
-                        .append(true)
-                        .create(true)
-                        .open(&self.path)?;
-                    folder::sync_folder(folder::parent(&self.path))?;
-                    Ok(file)
-                };
-                open().map_err(|error| self.failed(&error))?
-            }
+        let file = if let Some(file) = self.file.take() {
+            file
+        } else {
+            self.open().map_err(|error| self.failed(&error))?
         };
         Ok(self.file.insert(file))
+    }
+
+    fn open(&self) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        let file = options.append(true).create(true).open(&self.path)?;
+        folder::sync_folder(folder::parent(&self.path))?;
+        Ok(file)
     }
 
     fn write_marker(&self, owner: &Owner) -> io::Result<()> {

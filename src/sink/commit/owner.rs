@@ -139,18 +139,18 @@ mod tests {
         beginning(job, SINK, "out", found, is_empty)
     }
 
-    fn other() -> Option<Owner> {
-        Some(Owner {
+    fn other() -> Owner {
+        Owner {
             job: JobId(uuid::Uuid::from_u128(99)),
             since: None,
-        })
+        }
     }
 
-    fn ours(since: Option<u64>) -> Option<Owner> {
-        Some(Owner {
+    fn ours(since: Option<u64>) -> Owner {
+        Owner {
             job: job(1, None, None).job,
             since: since.map(Epoch),
-        })
+        }
     }
 
     fn is_refused(outcome: Result<Beginning, SinkError>, says: &str) {
@@ -164,9 +164,15 @@ mod tests {
         let mut job = job(3, Some(5), Some(9));
         job.sinks.insert(SINK.to_owned(), SinkMark::default());
         job.replace_output = true;
-        assert_eq!(judge(&job, ours(None), false).unwrap(), Beginning::GoesOn);
-        assert_eq!(judge(&job, ours(Some(2)), true).unwrap(), Beginning::GoesOn);
-        is_refused(judge(&job, other(), false), "has written there since");
+        assert_eq!(
+            judge(&job, Some(ours(None)), false).unwrap(),
+            Beginning::GoesOn
+        );
+        assert_eq!(
+            judge(&job, Some(ours(Some(2))), true).unwrap(),
+            Beginning::GoesOn
+        );
+        is_refused(judge(&job, Some(other()), false), "has written there since");
         is_refused(judge(&job, None, false), "marker");
     }
 
@@ -174,8 +180,8 @@ mod tests {
     fn a_new_sink_begins_where_nothing_is() {
         for job in [job(1, None, None), job(4, Some(5), Some(9))] {
             assert_eq!(judge(&job, None, true).unwrap(), Beginning::Begins);
-            assert_eq!(judge(&job, other(), true).unwrap(), Beginning::Begins);
-            is_refused(judge(&job, other(), false), "another job");
+            assert_eq!(judge(&job, Some(other()), true).unwrap(), Beginning::Begins);
+            is_refused(judge(&job, Some(other()), false), "another job");
             is_refused(judge(&job, None, false), "no job has written");
         }
     }
@@ -184,27 +190,30 @@ mod tests {
     fn what_others_have_left_is_removed_where_that_is_allowed() {
         let mut job = job(1, None, None);
         job.replace_output = true;
-        let replaces = Beginning::Replaces(other().map(|owner| owner.job));
-        assert_eq!(judge(&job, other(), false).unwrap(), replaces);
+        let replaces = Beginning::Replaces(Some(other().job));
+        assert_eq!(judge(&job, Some(other()), false).unwrap(), replaces);
         assert_eq!(judge(&job, None, false).unwrap(), Beginning::Replaces(None));
         // After a crash: what it has written itself is not another job's.
-        assert_eq!(judge(&job, ours(None), false).unwrap(), Beginning::Begins);
+        assert_eq!(
+            judge(&job, Some(ours(None)), false).unwrap(),
+            Beginning::Begins
+        );
     }
 
     #[test]
     fn a_sink_that_has_been_away_is_refused() {
         let job = job(4, Some(5), Some(9));
         assert_eq!(
-            judge(&job, ours(Some(5)), false).unwrap(),
+            judge(&job, Some(ours(Some(5))), false).unwrap(),
             Beginning::Begins
         );
-        is_refused(judge(&job, ours(None), false), "gap");
-        is_refused(judge(&job, ours(Some(3)), false), "after epoch 3");
+        is_refused(judge(&job, Some(ours(None)), false), "gap");
+        is_refused(judge(&job, Some(ours(Some(3))), false), "after epoch 3");
     }
 
     #[test]
     fn a_marker_is_read_as_it_was_written() {
-        let owner = ours(Some(7)).unwrap();
+        let owner = ours(Some(7));
         assert_eq!(read_owner(&write_owner(&owner), "out").unwrap(), owner);
         assert!(read_owner(b"{\"job\":", "out").is_err());
     }

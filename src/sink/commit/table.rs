@@ -280,7 +280,7 @@ mod tests {
     impl Fake {
         fn with_row(run: u64, epoch: Option<u64>) -> Self {
             let fake = Self::default();
-            fake.0.borrow_mut().row = row(run, epoch);
+            fake.0.borrow_mut().row = Some(row(run, epoch));
             fake
         }
 
@@ -348,9 +348,9 @@ mod tests {
         }
     }
 
-    fn row(run: u64, epoch: Option<u64>) -> Option<ShardRow> {
+    fn row(run: u64, epoch: Option<u64>) -> ShardRow {
         let (run, epoch) = (RunNumber(run), epoch.map(Epoch));
-        Some(ShardRow { run, epoch })
+        ShardRow { run, epoch }
     }
 
     fn sink() -> String {
@@ -394,11 +394,11 @@ mod tests {
         let table = Fake::with_row(3, Some(8));
         let taken = open(&table, &job(4, Some(5), Some(9))).unwrap();
         assert_eq!(taken.committed(SHARD), Some(Epoch(8)));
-        assert_eq!(table.row(), row(4, Some(8)));
+        assert_eq!(table.row(), Some(row(4, Some(8))));
         let error = open(&table, &job(3, Some(5), Some(9))).unwrap_err();
         assert!(matches!(error, SinkError::Fenced(_)), "{error:?}");
         assert!(error.to_string().contains("run 4"), "{error}");
-        assert_eq!(table.row(), row(4, Some(8)));
+        assert_eq!(table.row(), Some(row(4, Some(8))));
     }
 
     #[test]
@@ -407,7 +407,7 @@ mod tests {
         table.fate(&[Fate::AnswerLost, Fate::NeverArrives]);
         let taken = open(&table, &job(2, None, None)).unwrap();
         assert_eq!(taken.committed(SHARD), None);
-        assert_eq!(table.row(), row(2, None));
+        assert_eq!(table.row(), Some(row(2, None)));
     }
 
     #[test]
@@ -426,9 +426,9 @@ mod tests {
         let table = Fake::with_row(1, None);
         let mut sink = open(&table, &job(1, None, None)).unwrap();
         sink.commit(&empty(1, false)).unwrap();
-        assert_eq!(table.row(), row(1, None));
+        assert_eq!(table.row(), Some(row(1, None)));
         sink.commit(&empty(2, true)).unwrap();
-        assert_eq!(table.row(), row(1, Some(2)));
+        assert_eq!(table.row(), Some(row(1, Some(2))));
     }
 
     #[test]
@@ -450,7 +450,7 @@ mod tests {
     fn an_attempt_that_was_committed_late_is_success() {
         let table = Fake::with_row(1, None);
         let mut sink = open(&table, &job(1, None, None)).unwrap();
-        table.0.borrow_mut().row = row(1, Some(5));
+        table.0.borrow_mut().row = Some(row(1, Some(5)));
         sink.commit(&epoch(5)).unwrap();
         assert_eq!(sink.committed(SHARD), Some(Epoch(5)));
         assert!(table.0.borrow().visible.is_empty());
@@ -467,7 +467,7 @@ mod tests {
             let error = zombie.commit(&epoch(1)).unwrap_err();
             assert!(matches!(error, SinkError::Fenced(_)), "{error:?}");
         }
-        assert_eq!(table.row(), row(2, Some(0)));
+        assert_eq!(table.row(), Some(row(2, Some(0))));
         newer.commit(&epoch(1)).unwrap();
         // Also where the newer run has the epoch already, which is not the zombie's success.
         assert!(matches!(
