@@ -7,7 +7,7 @@
 //! | `config` | flags from a file |
 //! | `input`, `target`, `kafka` | what `--from`, `--to` and `--kafka` mean |
 //! | `plan` | everything that follows from the flags of a run |
-//! | `run`, `generate`, `check`, `view` | the commands |
+//! | `run`, `generate`, `check`, `view`, `state` | the commands |
 //! | `progress`, `summary`, `report` | what is shown during and after a run |
 //! | `signal`, `resources` | what the system tells |
 //! | `error` | why a command ends, and its exit code |
@@ -38,6 +38,7 @@ mod report;
 mod resources;
 mod run;
 mod signal;
+mod state;
 mod summary;
 mod target;
 #[cfg(test)]
@@ -77,6 +78,7 @@ fn dispatch(pipelines: Pipelines<'_>, line: Vec<OsString>) -> Outcome {
                 .unwrap_or_default())
         }),
         ("view", ..) => view::command(command),
+        ("state", _, Some((name, flags))) => state::command(name, flags),
         ("completions", ..) => completions(pipelines, command),
         // Invariant: the parser takes no other command, and those above only with a pipeline.
         _ => Ok(DONE),

@@ -16,6 +16,7 @@
 //! | [`checkpoint`] | the state of operators in one object per worker and checkpoint |
 //! | [`history`] | epochs that are kept for a replay, out of the way of a start |
 //! | [`retention`] | what may be deleted, and when |
+//! | [`verify`] | whether all objects are as they were written, and fit together |
 
 use std::path::Path;
 use std::sync::Arc;
@@ -47,6 +48,9 @@ pub mod manifest;
 pub mod memory;
 pub mod retention;
 pub mod storage;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod verify;
 
 /// Why a state cannot be used.
 #[derive(Debug, Error)]
