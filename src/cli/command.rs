@@ -35,6 +35,7 @@ pub fn root(pipelines: Pipelines<'_>) -> Command {
     command
         .subcommand(view())
         .subcommand(check(pipelines))
+        .subcommand(state())
         .subcommand(completions())
 }
 
@@ -283,6 +284,56 @@ fn check_examples(entry: &dyn PipelineEntry) -> String {
             .each_ref()
             .map(|(title, line)| (*title, line.as_str())),
     )
+}
+
+fn state() -> Command {
+    let uri = || {
+        Arg::new("uri")
+            .value_name("URI")
+            .required(true)
+            .help("A folder, or s3://BUCKET/PREFIX")
+    };
+    let json = || {
+        Arg::new("json")
+            .long("json")
+            .action(ArgAction::SetTrue)
+            .help("For machines")
+    };
+    let command = |name: &'static str, about: &'static str, title: &str, line: &str| {
+        Command::new(name)
+            .about(about)
+            .arg(uri())
+            .arg(json())
+            .after_help(examples(&[(title, line)]))
+    };
+    Command::new("state")
+        .about("Look at the state of a job: epochs, checkpoints, offsets, ledger")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .subcommand(command(
+            "ls",
+            "List the objects of a state: what was logged and checkpointed, and by which run",
+            "the newest entries of the log",
+            "highwater state ls state | tail",
+        ))
+        .subcommand(command(
+            "show",
+            "Show what the next run would go on from",
+            "the offsets, for a script",
+            "highwater state show s3://bucket/cars --json | jq .checkpoint.partitions",
+        ))
+        .subcommand(command(
+            "verify",
+            "Read every object and check that nothing is damaged, missing or off; exits with 3 otherwise",
+            "before a backup is trusted",
+            "highwater state verify /backup/state",
+        ))
+        .after_help(examples(&[
+            ("what the next run would go on from", "highwater state show state"),
+            ("what was logged, object by object", "highwater state ls state"),
+            ("whether all of it is sound", "highwater state verify s3://bucket/cars"),
+        ]))
 }
 
 fn completions() -> Command {

@@ -84,10 +84,7 @@ pub fn state_options(
         config: configuration(plan, entry, matches),
         may_change: MAY_CHANGE,
         version: entry.version().to_owned(),
-        history: matches
-            .get_one("history")
-            .copied()
-            .unwrap_or(History::All),
+        history: matches.get_one("history").copied().unwrap_or(History::All),
         starter: Starter {
             nonce: Uuid::new_v4(),
             at: wall_clock(),

@@ -48,6 +48,8 @@ pub struct Settings {
     pub epoch: Duration,
     /// `--checkpoint`, when it was given.
     pub checkpoint: Option<Duration>,
+    /// Whether rows may come again after a crash.
+    pub is_at_least_once: bool,
     /// `--dims-refresh`
     pub dims_refresh: Option<Duration>,
 }
@@ -139,6 +141,7 @@ impl Settings {
                 .map_or(1, |workers| *workers as usize),
             epoch: std_duration(or_zero("epoch")),
             checkpoint: span("checkpoint").map(std_duration),
+            is_at_least_once: is_at_least_once(matches)?,
             dims_refresh: span("dims-refresh").map(std_duration),
         })
     }
@@ -203,6 +206,19 @@ impl Settings {
                 started_at: wall_clock(),
             },
         }
+    }
+}
+
+/// By `--delivery`, or because nothing is kept.
+fn is_at_least_once(matches: &ArgMatches) -> Result<bool, CliError> {
+    let has_state = matches.contains_id("state");
+    match matches.get_one::<String>("delivery").map(String::as_str) {
+        None => Ok(!has_state),
+        Some("at-least-once") => Ok(true),
+        Some(_) if has_state => Ok(false),
+        Some(_) => Err(CliError::usage(
+            "--delivery exactly-once needs --state: a run that keeps nothing cannot go on where it has ended",
+        )),
     }
 }
 

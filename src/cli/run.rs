@@ -17,7 +17,7 @@ use crate::runtime::control::{Notice, Notices};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::state::StateOptions;
 use crate::runtime::{RunOptions, Summary, run};
-use crate::sink::SinkFactory;
+use crate::sink::{Guarantee, SinkFactory};
 use crate::terminal;
 
 /// Runs the pipeline.
@@ -64,7 +64,9 @@ fn catch(notices: Notices, quiet: bool) -> Result<Signals, CliError> {
 fn options(
     plan: &Plan,
     state: Option<StateOptions>,
-    notices: Notices, metrics: Arc<Metrics>) -> RunOptions {
+    notices: Notices,
+    metrics: Arc<Metrics>,
+) -> RunOptions {
     let settings = &plan.settings;
     let sink = |target: &super::target::Target| {
         (
@@ -86,6 +88,7 @@ fn options(
         dims_refresh: settings.dims_refresh,
         run_label: run_label(),
         state,
+        is_at_least_once: settings.is_at_least_once,
         metrics,
         notices,
     }
@@ -136,9 +139,29 @@ fn announce(plan: &Plan, matches: &ArgMatches) {
             "workers"
         },
     ));
-    terminal::message(format_args!("delivery: at-least-once, no state is kept"));
+    terminal::message(format_args!("{}", delivery(plan, matches)));
     if matches.get_flag("verbose") {
         announce_more(plan);
+    }
+}
+
+fn delivery(plan: &Plan, matches: &ArgMatches) -> String {
+    let Some(state) = matches.get_one::<String>("state") else {
+        return "delivery: at-least-once, no state is kept".to_owned();
+    };
+    if plan.settings.is_at_least_once {
+        return format!("delivery: at-least-once, state in {state}");
+    }
+    let weaker = plan
+        .targets
+        .iter()
+        .filter(|target| target.factory.guarantee() == Guarantee::AtLeastOnce);
+    let weaker: Vec<_> = weaker.map(|target| target.uri.as_str()).collect();
+    if weaker.is_empty() {
+        format!("delivery: exactly-once, state in {state}")
+    } else {
+        let weaker = weaker.join(", ");
+        format!("delivery: exactly-once, but for {weaker}; state in {state}")
     }
 }
 

@@ -10,11 +10,11 @@ use crate::runtime::Summary;
 const SHOWN_PARTITIONS: usize = 64;
 
 /// A fate's name and its number.
-type Fate = (&'static str, fn(&Fates) -> u64);
+pub type Fate = (&'static str, fn(&Fates) -> u64);
 
 /// The fates in the order in which they are shown; the first ones always, the others when there
 /// is one.
-const FATES: [Fate; 11] = [
+pub const FATES: [Fate; 11] = [
     ("read", |fates| fates.read),
     ("on time", |fates| fates.on_time),
     ("late kept", |fates| fates.late_kept),
@@ -118,8 +118,9 @@ fn costs(summary: &Summary, resources: Resources) -> String {
     )
 }
 
-/// Aligned columns, the first and those with words to the left, numbers to the right.
-fn table(rows: &[Vec<String>]) -> String {
+/// Aligned columns under the titles in the first row: the first one and those with words to the
+/// left, numbers to the right.
+pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| {
         rows.iter()
@@ -128,12 +129,17 @@ fn table(rows: &[Vec<String>]) -> String {
             .unwrap_or(0)
     };
     let widths: Vec<_> = (0..columns).map(width).collect();
+    let is_number = |cell: &String| {
+        cell.chars()
+            .all(|c| c.is_ascii_digit() || "-,.".contains(c))
+    };
+    let has_words = |column: usize| !rows.iter().skip(1).all(|row| is_number(&row[column]));
+    let is_left: Vec<_> = (0..columns).map(|it| it == 0 || has_words(it)).collect();
     let mut text = String::new();
     for row in rows {
         let pad = |(column, cell): (usize, &String)| {
             let width = widths[column];
-            let is_left = column == 0 || rows[0][column] == "to";
-            if is_left {
+            if is_left[column] {
                 format!("{cell:<width$}  ")
             } else {
                 format!("{cell:>width$}  ")

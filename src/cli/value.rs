@@ -228,16 +228,11 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_is_refused_with_the_reason() {
-        assert!(semantics("native").is_ok() && delivery("at-least-once").is_ok());
+        assert!(semantics("native").is_ok());
         assert!(
             semantics("flink")
                 .expect_err("not there")
                 .contains("native")
-        );
-        assert!(
-            delivery("exactly-once")
-                .expect_err("not there")
-                .contains("nothing is kept")
         );
     }
 

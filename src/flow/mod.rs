@@ -8,8 +8,8 @@
 pub use self::block::{Block, Record};
 pub use self::blocks::Blocks;
 pub use self::context::{Flow, FlowOptions, RunShared, WorkerContext};
-pub use self::keep::{Keep, Part};
 pub use self::enrich::{Catalog, DimStream, Enriched, Unmatched};
+pub use self::keep::{Keep, Part};
 pub use self::tally::Tally;
 pub use self::windows::{WindowRow, Windows};
 

@@ -484,7 +484,7 @@ impl CommitDesk {
         if self.last.is_some()
             || self.context.run.failure.is_set()
             || !self.epochs.is_complete(frontier)
-            || !self.context.view.is_released(next)
+            || !self.may_show(next)
         {
             return None;
         }
@@ -494,9 +494,18 @@ impl CommitDesk {
         Some(entry)
     }
 
+    /// Whether the effects of `epoch` may be seen, once it is complete. Where rows may come again
+    /// they do not wait for the state.
+    fn may_show(&self, epoch: Epoch) -> bool {
+        let run = &self.context.run;
+        let waits = !(run.has_state && run.sink_context.is_at_least_once);
+        !waits || self.context.view.is_released(epoch)
+    }
+
     /// Queues an epoch's rows; at a checkpoint every shard commits, else those with rows.
     fn enqueue(&mut self, entry: &EpochEntry, mut rows: BTreeMap<Shard, Rows>) {
-        rows.values().for_each(|rows| self.digest(entry.epoch, rows));
+        rows.values()
+            .for_each(|rows| self.digest(entry.epoch, rows));
         if entry.is_checkpoint && self.context.keep.is_some() && !self.shards.is_empty() {
             self.checkpoints.insert(entry.epoch, BTreeMap::new());
         }

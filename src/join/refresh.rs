@@ -214,7 +214,9 @@ impl<K: DimValue, V: DimValue> DimLoader for StoreLoader<K, V> {
         for load in loads {
             let read: Result<Contents<K, V>, _> = postcard::from_bytes(load);
             let (number, changes, snapshot) = read.map_err(|error| {
-                DimError(format!("a stored load of the tables cannot be read: {error}"))
+                DimError(format!(
+                    "a stored load of the tables cannot be read: {error}"
+                ))
             })?;
             self.store.put(number, changes);
             *last = Last {

@@ -369,7 +369,8 @@ pub fn control_dataflow(worker: &mut Worker, view: &ControlView, options: Contro
             view.0.borrow_mut().uplink = Some(scope.activator_for(Rc::clone(&info.address)));
             view.wake(scope.activator_for(Rc::clone(&info.address)));
             let address = info.address.to_vec();
-            view.post().attach(scope.worker().sync_activator_for(address));
+            view.post()
+                .attach(scope.worker().sync_activator_for(address));
             let mut capability = Some(capability);
             move |output: &mut OutputBuilderSession<'_, _, CapacityContainerBuilder<Vec<Up>>>| {
                 let said = view.take_outbox();

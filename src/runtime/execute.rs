@@ -13,8 +13,7 @@ use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use timely::worker::Worker;
 
 use super::control::{
-    ControlOptions, ControlView, Decision, Notice, Notices, control_dataflow,
-    wall_clock,
+    ControlOptions, ControlView, Decision, Notice, Notices, control_dataflow, wall_clock,
 };
 use super::manifests::Manifests;
 use super::metrics::{Metrics, OutputCount, Range};
@@ -79,6 +78,8 @@ pub struct RunOptions {
     pub run_label: String,
     /// Where the run's state is kept; `None`: nowhere.
     pub state: Option<StateOptions>,
+    /// Whether rows may come again after a crash, in exchange for coming at once.
+    pub is_at_least_once: bool,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// How other threads reach the run, to stop it.
@@ -167,6 +168,7 @@ pub fn run(mut options: RunOptions) -> Result<Summary, RunError> {
         sink_context: SinkContext {
             run_label: options.run_label.clone(),
             job,
+            is_at_least_once: options.is_at_least_once,
             ..SinkContext::default()
         },
         metrics: Arc::clone(&options.metrics),
@@ -283,7 +285,9 @@ fn begin(options: &mut RunOptions, sinks: &Sinks) -> Result<Beginning, RunError>
         started_at,
     };
     let opened = state::open(state, &setting)?;
-    terminal::message(format_args!("{}", state::describe(&opened)));
+    if !options.metrics.is_quiet() {
+        terminal::message(format_args!("{}", state::describe(&opened)));
+    }
     let recorder = Some((opened.writer, opened.retention));
     Ok(Beginning {
         resume: opened.resume,

@@ -125,7 +125,9 @@ impl Manifests {
             states.map(|it| (it.partition.id, it.clone())).collect();
         for position in &resume.positions {
             let start = || start(&position.partition, EventTime::MIN, Standing::Active);
-            partitions.entry(position.partition.id).or_insert_with(start);
+            partitions
+                .entry(position.partition.id)
+                .or_insert_with(start);
         }
         Self {
             workers,

@@ -136,6 +136,11 @@ impl Metrics {
         self.quiet.store(1, Relaxed);
     }
 
+    /// Whether people want to see errors only.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet.load(Relaxed) != 0
+    }
+
     /// The source read `records` records of `bytes` bytes, of which `rejected` are dead letters.
     pub fn read(&self, records: u64, bytes: u64, rejected: u64) {
         self.read.fetch_add(records, Relaxed);
@@ -218,7 +223,7 @@ impl Metrics {
 
     /// Shows the first few dead letters on standard error.
     pub fn show_dead_letter(&self, letter: &DeadLetter) {
-        if self.quiet.load(Relaxed) != 0 || self.shown.fetch_add(1, Relaxed) >= SHOWN_DEAD_LETTERS {
+        if self.is_quiet() || self.shown.fetch_add(1, Relaxed) >= SHOWN_DEAD_LETTERS {
             return;
         }
         let DeadLetter {

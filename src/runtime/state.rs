@@ -13,7 +13,7 @@ use crate::source::{Partition, SharedSource};
 use crate::state::retention::{History, Retention};
 use crate::state::{
     Checkpoint, JobRecord, LogWriter, Manifest, PartitionState, Past, Starter, StateError, Storage,
-    checkpoint, claim, config, dims, newest_job,
+    checkpoint, claim, config, dims, peek,
 };
 use crate::terminal;
 use crate::time::{Epoch, EventTime};
@@ -79,12 +79,16 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
     let storage = &options.storage;
     // A start that is going to be refused must not fence the run that is going on.
     if !options.is_fresh
-        && let Some(job) = newest_job(&**storage)?
+        && let Some(past) = peek(&**storage)?
     {
-        check_job(&job, options, setting)?;
+        check_job(&past.job, options, setting)?;
     }
     let claim = claim(Arc::clone(storage), &options.starter)?;
-    let past = if options.is_fresh { None } else { claim.past()? };
+    let past = if options.is_fresh {
+        None
+    } else {
+        claim.past()?
+    };
     match past {
         Some(past) => {
             check_job(&past.job, options, setting)?;

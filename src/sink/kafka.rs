@@ -177,7 +177,7 @@ impl SinkFactory for KafkaFactory {
         context: &SinkContext,
     ) -> Result<Box<dyn Sink>, SinkError> {
         let routing = self.routing(output);
-        let Some(job) = &context.job else {
+        let Some(job) = context.exactly_once() else {
             let producer = producer::create(&self.topic)?;
             let outbox = Outbox::new(&self.topic, producer, routing, output, context);
             return Ok(Box::new(KafkaSink { outbox }));
@@ -191,7 +191,7 @@ impl SinkFactory for KafkaFactory {
 
     /// A transaction is mostly waiting for brokers, one answer after the other.
     fn commits_shards_apart(&self, context: &SinkContext) -> bool {
-        context.job.is_some()
+        context.exactly_once().is_some()
     }
 }
 

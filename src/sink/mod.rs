@@ -211,11 +211,19 @@ pub struct SinkContext {
     /// holds an epoch: without state, epochs begin at 0 in each run. With state: the same text in
     /// every run of the job, so that a replay finds its own files. Letters, digits, `-` and `_`.
     pub run_label: String,
-    /// The job that the run goes on with; `None`: nothing is kept, or delivery is at-least-once.
+    /// The job that the run goes on with; `None`: nothing is kept.
     pub job: Option<Arc<JobContext>>,
+    /// Whether rows may come again after a crash, in exchange for coming at once: then they do not
+    /// wait for the log, and targets that can commit epochs do not.
+    pub is_at_least_once: bool,
 }
 
 impl SinkContext {
+    /// The job whose epochs are to be committed exactly once, if that is wanted.
+    pub fn exactly_once(&self) -> Option<&Arc<JobContext>> {
+        self.job.as_ref().filter(|_| !self.is_at_least_once)
+    }
+
     /// Whether the run is over and a retry is pointless.
     pub fn is_aborted(&self) -> bool {
         self.abort.load(Ordering::Relaxed)

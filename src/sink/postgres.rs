@@ -168,7 +168,7 @@ impl SinkFactory for PostgresFactory {
     ) -> Result<Box<dyn Sink>, SinkError> {
         let table = self.table(output);
         let place = self.place(&table);
-        let Some(job) = &context.job else {
+        let Some(job) = context.exactly_once() else {
             return Ok(Box::new(PostgresSink::new(table, place, context.clone())));
         };
         let epochs = Epochs::of(output, &table, job);

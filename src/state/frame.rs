@@ -199,7 +199,7 @@ mod tests {
         let object = object();
         assert_eq!(object.len(), 24 + 9 + 8);
         assert_eq!(object[..12], *b"\x89HWS\r\n\x1a\n\x01\0\x01\0");
-        assert_eq!(checksum(b"highwater"), 0x3a87_7b6e_54a0_07e9);
+        assert_eq!(checksum(b"highwater"), 0xf4de_2bb0_9a3d_eca9);
     }
 
     #[test]

@@ -11,12 +11,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::checkpoint::load_one;
-use super::frame::{self, Kind};
+use super::frame::{self, FrameError, Kind};
 use super::log::{LogItem, LogObject};
 use super::manifest::Manifest;
 use super::{StateError, Storage};
@@ -156,15 +154,33 @@ pub fn encode_base(manifest: &Manifest) -> Vec<u8> {
     frame::encode_json(Kind::Base, manifest)
 }
 
-fn read<T: DeserializeOwned>(
+/// The objects of a chunk out of its bytes.
+///
+/// # Errors
+/// When they are no whole chunk.
+pub fn decode_chunk(bytes: &[u8]) -> Result<Objects, FrameError> {
+    let chunk: Vec<Numbered> = frame::decode_json(Kind::History, bytes)?;
+    let objects = chunk.into_iter().map(|it| (it.number, it.object));
+    Ok(objects.collect())
+}
+
+/// The manifest of a base out of its bytes.
+///
+/// # Errors
+/// When they are no whole base.
+pub fn decode_base(bytes: &[u8]) -> Result<Manifest, FrameError> {
+    frame::decode_json(Kind::Base, bytes)
+}
+
+fn read<T>(
     storage: &dyn Storage,
-    kind: Kind,
     name: &str,
+    decode: fn(&[u8]) -> Result<T, FrameError>,
 ) -> Result<Option<T>, StateError> {
     let Some(bytes) = storage.get(name)? else {
         return Ok(None);
     };
-    let decoded = frame::decode_json(kind, &bytes);
+    let decoded = decode(&bytes).map(Some);
     decoded.map_err(|problem| StateError::damaged(storage, name, problem))
 }
 
@@ -173,8 +189,7 @@ fn read<T: DeserializeOwned>(
 /// # Errors
 /// When the storage fails, or it is damaged.
 pub fn read_chunk(storage: &dyn Storage, name: &str) -> Result<Option<Objects>, StateError> {
-    let chunk: Option<Vec<Numbered>> = read(storage, Kind::History, name)?;
-    Ok(chunk.map(|chunk| chunk.into_iter().map(|it| (it.number, it.object)).collect()))
+    read(storage, name, decode_chunk)
 }
 
 /// The manifest of the base of this name; `None`: it is gone.
@@ -182,7 +197,7 @@ pub fn read_chunk(storage: &dyn Storage, name: &str) -> Result<Option<Objects>, 
 /// # Errors
 /// When the storage fails, or it is damaged.
 pub fn read_base(storage: &dyn Storage, name: &str) -> Result<Option<Manifest>, StateError> {
-    read(storage, Kind::Base, name)
+    read(storage, name, decode_base)
 }
 
 /// The chunks of `job`, in the order of their first epochs.
@@ -221,81 +236,6 @@ pub fn add_after(
         }
     }
     Ok(())
-}
-
-/// Where a replay can start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Base {
-    /// With epoch 0 and nothing.
-    Beginning,
-    /// After a manifest.
-    Manifest(Box<Manifest>),
-}
-
-impl Base {
-    /// The last epoch before the replay.
-    pub fn epoch(&self) -> Option<Epoch> {
-        match self {
-            Self::Beginning => None,
-            Self::Manifest(manifest) => Some(manifest.epoch),
-        }
-    }
-
-    /// The manifest, if it is one.
-    pub fn manifest(self) -> Option<Manifest> {
-        match self {
-            Self::Beginning => None,
-            Self::Manifest(manifest) => Some(*manifest),
-        }
-    }
-
-    /// Whether all its objects are there as they should be.
-    ///
-    /// # Errors
-    /// When the storage fails.
-    pub fn is_whole(&self, storage: &dyn Storage) -> Result<bool, StateError> {
-        let Self::Manifest(manifest) = self else {
-            return Ok(true);
-        };
-        for object in &manifest.objects {
-            match load_one(storage, object) {
-                Ok(_) => {}
-                Err(error) if error.is_refusal() => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
-    }
-}
-
-/// Where a replay of `job` might start before epoch `newest`, the latest first: manifests among
-/// `objects`, bases, the beginning. Whether everything is there is not asked yet.
-///
-/// # Errors
-/// When the storage fails, or a base is damaged.
-pub fn older(
-    storage: &dyn Storage,
-    job: JobId,
-    newest: Epoch,
-    objects: &Objects,
-) -> Result<Vec<Base>, StateError> {
-    let mut manifests = BTreeMap::new();
-    for item in objects.values().flat_map(|object| &object.items) {
-        if let LogItem::Manifest(manifest) = item
-            && manifest.epoch < newest
-        {
-            manifests.insert(manifest.epoch, manifest.clone());
-        }
-    }
-    for base in bases(storage, job)? {
-        if base.epoch < newest
-            && let Some(manifest) = read_base(storage, &base.object_name())?
-        {
-            manifests.insert(base.epoch, Box::new(manifest));
-        }
-    }
-    let manifests = manifests.into_values().rev().map(Base::Manifest);
-    Ok(manifests.chain([Base::Beginning]).collect())
 }
 
 #[cfg(test)]

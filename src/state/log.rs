@@ -40,6 +40,8 @@ mod writer;
 
 /// Under which names the log lies.
 pub const LOG: &str = "log/";
+/// How often [`peek`] looks before it believes that the log is not whole.
+const PEEKS: u32 = 3;
 
 /// One object of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,20 +167,23 @@ pub fn numbers(storage: &dyn Storage) -> Result<Vec<u64>, StateError> {
         .collect())
 }
 
-/// The newest job of the log, whatever becomes of the log in the meantime; `None`: there is none.
+/// What a start would go on from now, read without starting anything; `None`: there is no job.
 ///
 /// # Errors
-/// When the storage fails, or the log is damaged.
-pub fn newest_job(storage: &dyn Storage) -> Result<Option<JobRecord>, StateError> {
-    let Some(job_at) = highest(storage)?.and_then(|(_, object)| object.job_at) else {
-        return Ok(None);
-    };
-    let object = LogObject::read(storage, job_at)?;
-    let mut items = object.into_iter().flat_map(|object| object.items);
-    Ok(items.find_map(|item| match item {
-        LogItem::Job(job) => Some(job),
-        _ => None,
-    }))
+/// As [`Claim::past`].
+pub fn peek(storage: &dyn Storage) -> Result<Option<Past>, StateError> {
+    let mut attempt = 1;
+    loop {
+        let Some((number, top)) = highest(storage)? else {
+            return Ok(None);
+        };
+        let read = |job_at| Past::read(storage, job_at, number + 1, numbers(storage)?);
+        match top.job_at.map(read).transpose() {
+            // A run that lives may have deleted something between two looks.
+            Err(error) if error.is_refusal() && attempt < PEEKS => attempt += 1,
+            other => return other,
+        }
+    }
 }
 
 /// The object with the highest number. Its run is the newest: runs write only at the top, and a

@@ -17,6 +17,7 @@
 //! | [`dims`] | loads of dimension tables |
 //! | [`history`] | epochs that are kept for a replay, out of the way of a start |
 //! | [`retention`] | what may be deleted, and when |
+//! | [`verify`] | whether all objects are as they were written, and fit together |
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ pub use self::folder::FolderStorage;
 pub use self::frame::FrameError;
 pub use self::log::{
     Claim, JobRecord, LogItem, LogObject, LogView, LogWriteError, LogWriter, Past, Starter,
-    Takeover, claim, newest_job,
+    Takeover, claim, peek,
 };
 pub use self::manifest::{
     Checksum, Digest, EpochDigest, Manifest, ObjectRef, OutputTotals, PartitionState,
@@ -49,6 +50,9 @@ pub mod manifest;
 pub mod memory;
 pub mod retention;
 pub mod storage;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod verify;
 
 /// Why a state cannot be used.
 #[derive(Debug, Error)]

@@ -340,8 +340,10 @@ impl Retention {
     fn change_bases(&mut self, manifest: Manifest) -> Vec<ObjectRef> {
         let at: Vec<_> = self.bases.iter().map(|base| base.at).collect();
         let change = next_bases(&at, manifest.opened_at, self.history);
-        if change.pin {
-            let name = BaseName::of(self.own.job, &manifest);
+        let name = BaseName::of(self.own.job, &manifest);
+        // A run that had to go on from an older checkpoint comes by an epoch a second time.
+        let is_one = self.bases.iter().any(|base| base.name == Some(name));
+        if change.pin && !is_one {
             self.bases.push(Base {
                 name: Some(name),
                 at: name.at,
@@ -435,4 +437,4 @@ impl Retention {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use highwater::epoch::{Coordinator, CoordinatorOptions, Instruction, Report};
+use highwater::epoch::{Coordinator, CoordinatorOptions, Instruction, Report, Resume};
 use highwater::time::{Epoch, EventTime, Span};
 
 use crate::fixture::{Knobs, Script, run_script};
@@ -22,7 +22,7 @@ fn a_border_that_is_wanted_while_the_one_before_is_open_follows_at_once() {
         ends: false,
     };
     let (now, wall) = (Instant::now(), EventTime(0));
-    let mut coordinator = Coordinator::new(options, [], now, wall);
+    let mut coordinator = Coordinator::new(options, &Resume::fresh([], wall), now);
     let report = |worker, epoch| Report {
         worker,
         epoch: Epoch(epoch),

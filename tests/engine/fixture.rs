@@ -6,18 +6,21 @@ use std::time::Duration;
 
 use highwater::aggregate::{count, sum};
 use highwater::decode::{Decoded, Message, Reason, Rejection};
-use highwater::epoch::{EpochEntry, EpochLog, LogError};
+use highwater::epoch::EpochEntry;
 use highwater::flow::{Flow, FlowOptions, WindowRow};
 use highwater::join::Policy;
 use highwater::ledger::Fates;
 use highwater::rows::{Cell, Column, ColumnType, RowWriter, Tabular};
 use highwater::runtime::ingest::IngestOptions;
+use highwater::runtime::state::StateOptions;
 use highwater::runtime::{Pipeline, RunError, RunOptions, Summary, describe, run};
 use highwater::sink::{
     EpochRows, Guarantee, JobContext, Layout, OutputSpec, Sink, SinkContext, SinkError,
     SinkFactory, Written,
 };
 use highwater::source::{Assignment, Partition, RawBatch, RawRecord, Reader, Source, SourceError};
+use highwater::state::retention::History;
+use highwater::state::{LogItem, LogObject, MemoryStorage, Put, Starter, Storage, StorageError};
 use highwater::time::{EventTime, Offset, PartitionId, Shard, Span};
 use highwater::window::{Late, WindowSpec};
 
@@ -354,14 +357,57 @@ impl Sink for Collected {
     }
 }
 
-/// Keeps every entry.
+/// A state in memory that remembers every epoch that was ever logged.
 #[derive(Clone, Default)]
-pub struct KeptLog(pub Arc<Mutex<Vec<EpochEntry>>>);
+pub struct KeptLog(pub Arc<Mutex<Vec<EpochEntry>>>, Arc<MemoryStorage>);
 
-impl EpochLog for KeptLog {
-    fn append(&mut self, entry: &EpochEntry) -> Result<(), LogError> {
-        self.0.lock().unwrap().push(entry.clone());
-        Ok(())
+impl Storage for KeptLog {
+    fn name(&self) -> String {
+        self.1.name()
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<Put, StorageError> {
+        let put = self.1.put(name, bytes)?;
+        if put == Put::Written && name.starts_with("log/") {
+            let object = LogObject::parse(bytes).expect("a log object");
+            let epochs = object.items.into_iter().filter_map(|item| match item {
+                LogItem::Epoch(entry) => Some(entry),
+                _ => None,
+            });
+            self.0.lock().unwrap().extend(epochs);
+        }
+        Ok(put)
+    }
+
+    fn get(&self, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
+        self.1.get(name)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
+        self.1.list(prefix)
+    }
+
+    fn delete(&self, name: &str) -> Result<(), StorageError> {
+        self.1.delete(name)
+    }
+}
+
+/// A run that begins a job, or goes on with the one in `log`.
+fn state(log: &KeptLog) -> StateOptions {
+    let now = highwater::runtime::control::wall_clock();
+    StateOptions {
+        storage: Arc::new(log.clone()),
+        is_fresh: false,
+        replace_output: false,
+        config: BTreeMap::new(),
+        may_change: &[],
+        version: "1".to_owned(),
+        history: History::None,
+        starter: Starter {
+            nonce: uuid::Uuid::new_v4(),
+            at: now,
+            by: "test".to_owned(),
+        },
     }
 }
 
@@ -539,7 +585,8 @@ pub fn run_into(
         drain: knobs.drain,
         dims_refresh: None,
         run_label: "test".to_owned(),
-        log: Box::new(collectors.log.clone()),
+        state: Some(state(&collectors.log)),
+        is_at_least_once: false,
         metrics,
         notices: highwater::runtime::control::Notices::default(),
     })

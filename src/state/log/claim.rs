@@ -125,7 +125,8 @@ impl Claim {
     /// # Errors
     /// When the storage fails, or the log is damaged or not whole.
     pub fn past(&self) -> Result<Option<Past>, StateError> {
-        Past::read(self)
+        let read = |job_at| Past::read(&*self.storage, job_at, self.number, self.numbers.clone());
+        self.job_at.map(read).transpose()
     }
 
     /// Goes on with the newest job.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::claim::Claim;
 use super::{JobRecord, LogItem, LogObject, object_name};
 use crate::epoch::EpochEntry;
+use crate::state::checkpoint::load_one;
+use crate::state::history::Objects;
 use crate::state::manifest::Manifest;
 use crate::state::{StateError, Storage, history};
 use crate::time::Epoch;
@@ -34,14 +35,15 @@ impl Past {
         self.manifest.as_ref().map(|manifest| manifest.epoch)
     }
 
-    /// Reads downwards from the takeover, no further than what is to be replayed.
-    pub(super) fn read(claim: &Claim) -> Result<Option<Self>, StateError> {
-        let Some(job_at) = claim.job_at else {
-            return Ok(None);
-        };
-        let storage = &*claim.storage;
-        let mut numbers = claim.numbers.clone();
-        numbers.retain(|number| (job_at..claim.number).contains(number));
+    /// Reads downwards from `below`, no further than what is to be replayed; `numbers` are those of
+    /// the whole log, and `job_at` is that of the newest job record.
+    pub(super) fn read(
+        storage: &dyn Storage,
+        job_at: u64,
+        below: u64,
+        mut numbers: Vec<u64>,
+    ) -> Result<Self, StateError> {
+        numbers.retain(|number| (job_at..below).contains(number));
         let mut objects = BTreeMap::new();
         let mut seen = Seen::default();
         for number in numbers.iter().rev() {
@@ -64,12 +66,12 @@ impl Past {
         }
         let manifest = seen.manifest;
         let epochs = follow(storage, &objects, after)?;
-        Ok(Some(Self {
+        Ok(Self {
             job,
             manifest,
             epochs,
             numbers,
-        }))
+        })
     }
 
     /// What can be gone on from when the objects of this manifest are damaged or missing: an older
@@ -88,24 +90,67 @@ impl Past {
                 objects.insert(*number, object);
             }
         }
-        for base in history::older(storage, self.job.job, newest, &objects)? {
-            history::add_after(storage, self.job.job, base.epoch(), &mut objects)?;
-            // A hole is no damage here: these epochs may have been deleted.
-            let Ok(epochs) = follow(storage, &objects, base.epoch()) else {
-                continue;
-            };
-            let last = epochs.last().map(|entry| entry.epoch);
-            if last == self.last_epoch() && base.is_whole(storage)? {
-                return Ok(Some(Self {
-                    job: self.job.clone(),
-                    manifest: base.manifest(),
-                    epochs,
-                    numbers: self.numbers.clone(),
-                }));
+        let (mut chunks, mut tried) = (history::chunks(storage, self.job.job)?, newest);
+        loop {
+            for manifest in manifests_before(tried, &objects) {
+                tried = manifest.epoch;
+                if is_whole(storage, &manifest)?
+                    && let Some(past) = self.from(storage, Some(manifest), &objects)
+                {
+                    return Ok(Some(past));
+                }
             }
+            let Some(chunk) = chunks.pop() else {
+                return Ok(self.from(storage, None, &objects));
+            };
+            let more = history::read_chunk(storage, &chunk.object_name())?;
+            objects.extend(more.into_iter().flatten());
         }
-        Ok(None)
     }
+
+    /// This past from another manifest on; `None`: not all epochs after it are there, which is no
+    /// damage when they were deleted.
+    fn from(
+        &self,
+        storage: &dyn Storage,
+        manifest: Option<Manifest>,
+        objects: &Objects,
+    ) -> Option<Self> {
+        let after = manifest.as_ref().map(|manifest| manifest.epoch);
+        let epochs = follow(storage, objects, after).ok()?;
+        let last = epochs.last().map(|entry| entry.epoch);
+        (last == self.last_epoch()).then(|| Self {
+            job: self.job.clone(),
+            manifest,
+            epochs,
+            numbers: self.numbers.clone(),
+        })
+    }
+}
+
+/// The manifests of earlier epochs, the latest first.
+fn manifests_before(epoch: Epoch, objects: &Objects) -> Vec<Manifest> {
+    let items = objects.values().flat_map(|object| &object.items);
+    let found = items.filter_map(|item| match item {
+        LogItem::Manifest(manifest) if manifest.epoch < epoch => {
+            Some((manifest.epoch, (**manifest).clone()))
+        }
+        _ => None,
+    });
+    let found: BTreeMap<_, _> = found.collect();
+    found.into_values().rev().collect()
+}
+
+/// Whether all objects of a manifest are there as they should be.
+fn is_whole(storage: &dyn Storage, manifest: &Manifest) -> Result<bool, StateError> {
+    for object in &manifest.objects {
+        match load_one(storage, object) {
+            Ok(_) => {}
+            Err(error) if error.is_refusal() => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }
 
 /// What was read on the way down.
@@ -164,7 +209,7 @@ fn read_job(
 /// When one is missing or there twice.
 pub(in crate::state) fn follow(
     storage: &dyn Storage,
-    objects: &BTreeMap<u64, LogObject>,
+    objects: &Objects,
     after: Option<Epoch>,
 ) -> Result<Vec<EpochEntry>, StateError> {
     let mut epochs = Vec::new();

@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::sink::RunNumber;
 use crate::state::checkpoint::{load, object_ref};
@@ -115,7 +113,7 @@ fn history_is_all_none_or_a_time() {
 }
 
 /// A run of a job with a checkpoint every ten epochs of 250 ms.
-struct Run {
+pub(in crate::state) struct Run {
     storage: Arc<MemoryStorage>,
     past: Option<Past>,
     writer: LogWriter,
@@ -125,7 +123,7 @@ struct Run {
 }
 
 impl Run {
-    fn start(storage: &Arc<MemoryStorage>, history: History) -> Self {
+    pub(in crate::state) fn start(storage: &Arc<MemoryStorage>, history: History) -> Self {
         let storage = Arc::clone(storage);
         let nonce = numbers(&*storage).unwrap().len() as u128 + 1000;
         let claim = claim(Arc::clone(&storage) as Arc<dyn Storage>, &starter(nonce)).unwrap();
@@ -150,7 +148,7 @@ impl Run {
     }
 
     /// Ten epochs and a manifest; a full checkpoint every third time.
-    fn ten_epochs(&mut self) {
+    pub(in crate::state) fn ten_epochs(&mut self) {
         for epoch in self.next..self.next + 10 {
             self.writer.append(&[LogItem::Epoch(entry(epoch))]).unwrap();
         }
@@ -177,7 +175,7 @@ impl Run {
         self.retention.named(manifest, number);
     }
 
-    fn clean_up(&mut self) {
+    pub(in crate::state) fn clean_up(&mut self) {
         while self.retention.step().unwrap() {}
     }
 }
@@ -189,31 +187,26 @@ fn replayable(storage: &MemoryStorage, last: u64) -> (Option<u64>, usize) {
     for number in numbers(storage).unwrap() {
         objects.insert(number, LogObject::read(storage, number).unwrap().unwrap());
     }
-    let oldest = history::bases(storage, id).unwrap().first().copied();
-    let after = oldest.map(|base| base.epoch);
-    history::add_after(storage, id, after, &mut objects).unwrap();
-    if let Some(base) = oldest {
-        let manifest = history::read_base(storage, &base.object_name())
-            .unwrap()
-            .unwrap();
-        load(storage, &manifest).unwrap();
-    }
-    let epochs: BTreeMap<u64, u64> = objects
-        .values()
-        .flat_map(|object| &object.items)
+    history::add_after(storage, id, None, &mut objects).unwrap();
+    let items = objects.values().flat_map(|object| &object.items);
+    let epochs: BTreeSet<u64> = items
         .filter_map(|item| match item {
-            LogItem::Epoch(entry) => Some((entry.epoch.0, 0)),
+            LogItem::Epoch(entry) => Some(entry.epoch.0),
             _ => None,
         })
         .collect();
-    let first = after.map_or(0, |epoch| epoch.0 + 1);
-    for epoch in first..=last {
-        assert!(
-            epochs.contains_key(&epoch),
-            "epoch {epoch} of {first}..={last}"
-        );
+    let bases = history::bases(storage, id).unwrap();
+    let after = bases.first().filter(|_| !epochs.contains(&0));
+    if let Some(base) = after {
+        let manifest = history::read_base(storage, &base.object_name()).unwrap();
+        load(storage, &manifest.unwrap()).unwrap();
     }
-    (after.map(|epoch| epoch.0), epochs.len())
+    let after = after.map(|base| base.epoch.0);
+    let first = after.map_or(0, |epoch| epoch + 1);
+    for epoch in first..=last {
+        assert!(epochs.contains(&epoch), "epoch {epoch} of {first}..={last}");
+    }
+    (after, epochs.len())
 }
 
 #[test]
@@ -373,4 +366,26 @@ fn a_damaged_checkpoint_is_replaced_by_an_older_one_when_everything_is_there() {
         storage.delete(&name).unwrap();
     }
     assert_eq!(past.previous(&*storage).unwrap(), None);
+}
+
+#[test]
+fn a_checkpoint_that_is_made_again_finds_its_epochs_in_the_history() {
+    let storage = Arc::new(MemoryStorage::default());
+    let mut run = Run::start(&storage, History::All);
+    for _ in 0..4 {
+        run.ten_epochs();
+    }
+    run.clean_up();
+    // As by a run that went on from the checkpoint of epoch 19 and was killed after that of 29.
+    let mut again = Run::start(&storage, History::All);
+    let item = LogItem::Manifest(Box::new(manifest(29)));
+    let number = again.writer.append(&[item]).unwrap();
+    again.retention.named(manifest(29), number);
+    again.clean_up();
+    let past = Run::start(&storage, History::All).past.unwrap();
+    assert_eq!(
+        (past.checkpoint(), past.epochs.len()),
+        (Some(Epoch(29)), 10)
+    );
+    assert_eq!(past.last_epoch(), Some(Epoch(39)));
 }
