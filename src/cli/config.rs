@@ -283,7 +283,7 @@ mod tests {
             pair.starts_with("job.toml: ") && pair.contains("--verbose"),
             "{pair}"
         );
-        assert!(error("state = \"x\"").starts_with("job.toml:1: --state: not in this version"));
+        assert!(error("http = \":8080\"").starts_with("job.toml:1: --http: not in this version"));
     }
     #[test]
     fn what_is_found_wrong_later_has_its_line_as_well() {

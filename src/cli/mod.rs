@@ -184,7 +184,7 @@ mod tests {
             &["run", "dumy"],
             &["run", "dummy", "--windwo", "1m"],
             &["run", "dummy", "--window", "soon"],
-            &["run", "dummy", "--state", "x"],
+            &["run", "dummy", "--delivery", "exactly-once"],
             &["run", "dummy", "--config", "no-such-file.toml"],
             &["generate", "dummy"],
         ] {

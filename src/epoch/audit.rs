@@ -195,7 +195,7 @@ mod tests {
     fn row(partition: u32, range: Range<u64>, read: u64, gaps: u64) -> PartitionReport {
         PartitionReport {
             partition: PartitionId(partition),
-            is_located: true,
+            is_located: range != (0..0),
             from: Offset(range.start),
             to: Offset(range.end),
             gaps,
