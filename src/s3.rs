@@ -75,6 +75,33 @@ impl Client {
         let config =
             |reason: &dyn std::fmt::Display| ClientError::Config(format!("{name}: {reason}"));
         let endpoint = endpoint().map_err(|reason| config(&reason))?;
+        let settings = AmazonS3Builder::from_env()
+            .with_bucket_name(bucket)
+            .with_virtual_hosted_style_request(endpoint.is_none());
+        Self::with(settings, endpoint.as_deref(), name, prefix, connect_timeout)
+    }
+
+    /// Of what listens at this endpoint, without the environment.
+    #[cfg(test)]
+    pub(crate) fn at(endpoint: &str, connect_timeout: Duration) -> Result<Self, ClientError> {
+        let settings = AmazonS3Builder::new()
+            .with_bucket_name("bucket")
+            .with_endpoint(endpoint)
+            .with_access_key_id("key")
+            .with_secret_access_key("secret");
+        let name = "s3://bucket".to_owned();
+        Self::with(settings, Some(endpoint), name, "", connect_timeout)
+    }
+
+    fn with(
+        settings: AmazonS3Builder,
+        endpoint: Option<&str>,
+        name: String,
+        prefix: &str,
+        connect_timeout: Duration,
+    ) -> Result<Self, ClientError> {
+        let config =
+            |reason: &dyn std::fmt::Display| ClientError::Config(format!("{name}: {reason}"));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -86,10 +113,8 @@ impl Client {
             max_retries: 1,
             ..RetryConfig::default()
         };
-        let store = AmazonS3Builder::from_env()
-            .with_bucket_name(bucket)
-            .with_virtual_hosted_style_request(endpoint.is_none())
-            .with_client_options(client_options(endpoint.as_deref(), connect_timeout))
+        let store = settings
+            .with_client_options(client_options(endpoint, connect_timeout))
             .with_retry(retry)
             .build()
             .map_err(|error| config(&error))?;

@@ -126,12 +126,13 @@ fn usage_errors_have_code_2_and_say_what_was_meant() {
         (&["status"], "not in this version"),
         (&["lab", "check", "x"], "not in this version"),
         (
-            &["run", "cars", "--state", "x"],
-            "nothing is kept between runs yet",
+            &["run", "cars", "--state", "ftp://x/y"],
+            "s3://BUCKET/PREFIX",
         ),
+        (&["run", "cars", "--fresh"], "--state"),
         (
             &["run", "cars", "--delivery", "exactly-once"],
-            "nothing is kept between runs yet",
+            "needs --state",
         ),
         (&["run", "cars", "--semantics", "flink"], "only native"),
         (

@@ -117,15 +117,15 @@ fn verdict_text(storage: &dyn Storage, verdict: &Verdict) -> String {
         1 => "1 problem".to_owned(),
         problems => format!("{problems} problems"),
     };
-    let unnamed = match verdict.unnamed.len() {
-        0 => String::new(),
-        objects => format!("; {objects} checkpoint objects are not part of a finished checkpoint"),
-    };
     let (objects, bytes) = (grouped(verdict.objects), grouped(verdict.bytes));
+    let place = storage.name();
     text.push_str(&format!(
-        "{}: {result}; {objects} objects with {bytes} bytes were read{unnamed}\n",
-        storage.name()
+        "{place}: {result}; read {objects} objects, {bytes} bytes\n"
     ));
+    if !verdict.unnamed.is_empty() {
+        let names = verdict.unnamed.join(" ");
+        text.push_str(&format!("not part of a finished checkpoint: {names}\n"));
+    }
     text
 }
 

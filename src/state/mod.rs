@@ -92,7 +92,7 @@ pub enum StateError {
 fn advice(problem: &FrameError) -> &'static str {
     match problem {
         FrameError::Newer { .. } => "",
-        _ => "; restore it from a copy, or start anew with --fresh",
+        _ => "; restore it from a copy, or begin a new state in another place",
     }
 }
 
