@@ -588,7 +588,7 @@ impl Desk {
         for (epoch, fates) in checkpoints {
             manifests.accounted(epoch, fates);
         }
-        let complete: Vec<_> = std::iter::from_fn(|| manifests.next()).collect();
+        let complete: Vec<_> = std::iter::from_fn(|| manifests.take_complete()).collect();
         self.coordinator.want_full(manifests.wants_full());
         for manifest in complete {
             self.record(Decision::Checkpoint(Box::new(manifest)));

@@ -179,7 +179,7 @@ impl Manifests {
     }
 
     /// The next manifest, if it is complete.
-    pub fn next(&mut self) -> Option<Manifest> {
+    pub fn take_complete(&mut self) -> Option<Manifest> {
         let first = self.open.first_entry()?;
         if !first.get().is_complete(self.workers, &self.shards) {
             return None;

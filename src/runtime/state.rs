@@ -89,57 +89,53 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
     } else {
         claim.past()?
     };
-    match past {
-        Some(past) => {
-            check_job(&past.job, options, setting)?;
-            let (past, restored) = load(&**storage, past)?;
-            let known: Vec<_> = known_partitions(&past);
-            setting.source.remember(&known);
-            let partitions = setting.source.partitions().map_err(RunError::Source)?;
-            let mut writer = claim.go_on()?;
-            let retention = writer.retention(options.history, &past.job, Some(&past));
-            let resume = resume(&past, setting.started_at);
-            restore_dimensions(&**storage, writer.run(), &resume, setting)?;
-            Ok(Opened {
-                job: job_context(options, &writer, past.job.job, Some(&past)),
-                resume,
-                retention,
-                writer,
-                manifest: past.manifest,
-                restored,
-                partitions,
-            })
-        }
-        None => {
-            let partitions = setting.source.partitions().map_err(RunError::Source)?;
-            let dims = first_load(&**storage, claim.run(), setting)?;
-            let record = JobRecord {
-                job: JobId(Uuid::new_v4()),
-                pipeline: setting.pipeline.to_owned(),
-                version: options.version.clone(),
-                config: options.config.clone(),
-                partitions: partitions.clone(),
-                dims,
-                shards: setting.shards.clone(),
-                opened_at: setting.started_at,
-                created_at: options.starter.at,
-            };
-            let mut writer = claim.begin(record.clone())?;
-            let retention = writer.retention(options.history, &record, None);
-            Ok(Opened {
-                job: job_context(options, &writer, record.job, None),
-                resume: Resume {
-                    dims: dims.unwrap_or(0),
-                    ..Resume::fresh(partitions.clone(), setting.started_at)
-                },
-                retention,
-                writer,
-                manifest: None,
-                restored: Vec::new(),
-                partitions,
-            })
-        }
+    let state = &**storage;
+    if let Some(past) = past {
+        check_job(&past.job, options, setting)?;
+        let (past, restored) = load(state, past)?;
+        setting.source.remember(&known_partitions(&past));
+        let partitions = setting.source.partitions().map_err(RunError::Source)?;
+        let mut writer = claim.go_on()?;
+        let retention = writer.retention(options.history, &past.job, Some(&past));
+        let resume = resume(&past, setting.started_at);
+        restore_dimensions(state, writer.run(), &resume, setting)?;
+        return Ok(Opened {
+            job: job_context(options, &writer, past.job.job, Some(&past)),
+            resume,
+            retention,
+            writer,
+            manifest: past.manifest,
+            restored,
+            partitions,
+        });
     }
+    let partitions = setting.source.partitions().map_err(RunError::Source)?;
+    let dims = first_load(state, claim.run(), setting)?;
+    let record = JobRecord {
+        job: JobId(Uuid::new_v4()),
+        pipeline: setting.pipeline.to_owned(),
+        version: options.version.clone(),
+        config: options.config.clone(),
+        partitions: partitions.clone(),
+        dims,
+        shards: setting.shards.clone(),
+        opened_at: setting.started_at,
+        created_at: options.starter.at,
+    };
+    let mut writer = claim.begin(record.clone())?;
+    let retention = writer.retention(options.history, &record, None);
+    Ok(Opened {
+        job: job_context(options, &writer, record.job, None),
+        resume: Resume {
+            dims: dims.unwrap_or(0),
+            ..Resume::fresh(partitions.clone(), setting.started_at)
+        },
+        retention,
+        writer,
+        manifest: None,
+        restored: Vec::new(),
+        partitions,
+    })
 }
 
 fn job_context(
@@ -292,7 +288,7 @@ fn restore_dimensions(
         return Ok(());
     };
     let recorded = resume.recorded.iter().filter_map(|entry| entry.dims);
-    let last = recorded.last().or(resume.dims_next).unwrap_or(resume.dims);
+    let last = recorded.max().or(resume.dims_next).unwrap_or(resume.dims);
     let loads = dims::load_up_to(storage, last)?;
     let next = dims::first_number(run);
     dimensions

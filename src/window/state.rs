@@ -127,12 +127,12 @@ impl<R, K: Copy + Ord + Hash, A: Aggregate<R>> WindowState<R, K, A> {
     pub fn restore(&mut self, place: Place, key: K, entry: Entry<A::State>) {
         let (spec, watermark) = (self.spec, self.watermark);
         match (place, entry) {
-            (Place::Pane(start), Entry::Pane(state)) => {
-                if spec.last_end(start).is_some_and(|end| end > watermark) {
-                    let is_touched = false;
-                    let pane = self.panes.entry(start).or_default();
-                    pane.insert(key, Cell { state, is_touched });
-                }
+            (Place::Pane(start), Entry::Pane(state))
+                if spec.last_end(start).is_some_and(|end| end > watermark) =>
+            {
+                let is_touched = false;
+                let pane = self.panes.entry(start).or_default();
+                pane.insert(key, Cell { state, is_touched });
             }
             (Place::Extra(end), Entry::Extra { on_time, revision }) if end > watermark => {
                 let extras = self.extras.entry(end).or_default();
