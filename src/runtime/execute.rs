@@ -100,6 +100,16 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Of a run that had nothing to do.
+    const fn nothing(wall: Duration) -> Self {
+        Self {
+            inputs: Vec::new(),
+            outputs: BTreeMap::new(),
+            unmatched: 0,
+            wall,
+        }
+    }
+
     /// The fates over all partitions.
     pub fn total(&self) -> Fates {
         let mut total = Fates::default();
@@ -145,7 +155,7 @@ pub fn describe(
 ///
 /// # Errors
 /// The first thing that went wrong; everything before it that was committed stays committed.
-pub fn run(mut options: RunOptions) -> Result<Summary, RunError> {
+pub fn run(options: RunOptions) -> Result<Summary, RunError> {
     let started = Instant::now();
     let failure = Failure::default();
     let outputs = describe(&options.pipeline, &options.flow, &options.source);
@@ -156,7 +166,10 @@ pub fn run(mut options: RunOptions) -> Result<Summary, RunError> {
         kept,
         job,
         recorder,
-    } = begin(&mut options, &sinks)?;
+    } = match begin(&options, &sinks)? {
+        Begun::Now(beginning) => *beginning,
+        Begun::Drained => return Ok(Summary::nothing(started.elapsed())),
+    };
     prepare_sinks(&outputs, &sinks, partitions.len(), job.as_deref())?;
     let shared = Arc::new(RunShared {
         pipeline: options.pipeline.name(),
@@ -260,7 +273,14 @@ struct Kept {
     shards: BTreeMap<String, u32>,
 }
 
-fn begin(options: &mut RunOptions, sinks: &Sinks) -> Result<Beginning, RunError> {
+/// Whether there is anything to be done.
+enum Begun {
+    Now(Box<Beginning>),
+    /// The input was declared complete, and all of it is committed.
+    Drained,
+}
+
+fn begin(options: &RunOptions, sinks: &Sinks) -> Result<Begun, RunError> {
     let dimensions = options.pipeline.dimensions();
     let started_at = options.flow.ingest.started_at;
     let Some(state) = &options.state else {
@@ -268,13 +288,13 @@ fn begin(options: &mut RunOptions, sinks: &Sinks) -> Result<Beginning, RunError>
         if let Some(dimensions) = dimensions {
             dimensions.first(0).map_err(RunError::Dimensions)?;
         }
-        return Ok(Beginning {
+        return Ok(Begun::Now(Box::new(Beginning {
             resume: Resume::fresh(partitions.clone(), started_at),
             partitions,
             kept: None,
             job: None,
             recorder: Recorder::new(None, options.notices.clone()),
-        });
+        })));
     };
     let shards = shards_of(sinks);
     let setting = state::Setting {
@@ -288,8 +308,14 @@ fn begin(options: &mut RunOptions, sinks: &Sinks) -> Result<Beginning, RunError>
     if !options.metrics.is_quiet() {
         terminal::message(format_args!("{}", state::describe(&opened)));
     }
+    if state::is_drained(&opened) {
+        terminal::message(format_args!(
+            "its input was declared complete and everything is committed; --fresh begins a new job"
+        ));
+        return Ok(Begun::Drained);
+    }
     let recorder = Some((opened.writer, opened.retention));
-    Ok(Beginning {
+    Ok(Begun::Now(Box::new(Beginning {
         resume: opened.resume,
         partitions: opened.partitions,
         kept: Some(Kept {
@@ -304,7 +330,7 @@ fn begin(options: &mut RunOptions, sinks: &Sinks) -> Result<Beginning, RunError>
         }),
         job: Some(Arc::new(opened.job)),
         recorder: Recorder::new(recorder, options.notices.clone()),
-    })
+    })))
 }
 
 /// Partitions that are there now and that the state does not know were found since.
