@@ -12,7 +12,7 @@
 //!                       (LEB128 each), key, value
 //! ```
 //!
-//! in a [frame](super::frame). The state is what the chain of a manifest's objects gives, oldest
+//! in a [frame]. The state is what the chain of a manifest's objects gives, oldest
 //! first, where a later entry of a key replaces the earlier one.
 
 use std::sync::Arc;

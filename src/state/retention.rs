@@ -3,7 +3,7 @@
 //! Once a manifest is durable:
 //!
 //! * Log objects below it all of whose epochs (of entries and of manifests) are before its own go,
-//!   after they were copied into the [history](super::history) where that is wanted. Never those
+//!   after they were copied into the [history] where that is wanted. Never those
 //!   with a takeover, never the newest job record, never the object with the highest number, which
 //!   is the manifest's own or one above it.
 //! * Checkpoint objects go that the run's own manifest before had named, unless this one or a base
