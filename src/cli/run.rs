@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::ArgMatches;
 
@@ -22,11 +22,12 @@ use crate::terminal;
 
 /// Runs the pipeline.
 pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
+    let started = Instant::now();
     let quiet = matches.get_flag("quiet");
     let notices = Notices::default();
     let signals = catch(notices.clone(), quiet)?;
     let plan = Plan::new(entry, matches)?;
-    let metrics = Arc::new(Metrics::default());
+    let metrics = Arc::new(Metrics::since(started));
     if quiet {
         metrics.be_quiet();
     } else {

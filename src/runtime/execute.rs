@@ -190,6 +190,14 @@ pub fn run(options: RunOptions) -> Result<Summary, RunError> {
         unmatched: AtomicU64::new(0),
         declared: Mutex::default(),
     });
+    if shared
+        .sink_context
+        .job
+        .as_ref()
+        .is_some_and(|job| job.logged.is_some())
+    {
+        options.metrics.recovery.goes_on(&shared.resume);
+    }
     tell_found(&options.notices, &shared.resume, &partitions);
     let helpers = Helpers::start(&options, kept.as_ref());
     let abort = Arc::clone(&shared.sink_context.abort);
@@ -471,6 +479,7 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
     let keep = kit.keep(worker.index(), &view);
     let context = worker_context(worker, view, keep, Arc::clone(&kit.shared));
     build(worker, Rc::clone(&context), &*kit.pipeline);
+    kit.shared.metrics.recovery.loaded();
     while worker.has_dataflows() {
         if kit.shared.failure.is_set() {
             drop_dataflows(worker);

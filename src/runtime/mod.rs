@@ -6,6 +6,7 @@
 //! * [`state`]: what it finds in its state, and where it goes on from there.
 //! * [`manifests`]: when a checkpoint is complete, and what its manifest says.
 //! * [`metrics`]: what is counted while it goes on.
+//! * [`recovery`]: how long it takes until it has caught up with the run before it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,7 @@ pub mod ingest;
 pub mod manifests;
 pub mod metrics;
 mod record;
+pub mod recovery;
 pub mod state;
 
 /// Why a run failed.
