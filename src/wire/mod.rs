@@ -45,6 +45,11 @@ mod serialized;
 mod tests;
 
 /// A value that can travel between processes.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot travel between processes",
+    note = "name its fields in `highwater::fixed_layout!({Self} {{ .. }})`; if it holds texts of \
+            any length: `highwater::serde_wire!({Self})`"
+)]
 pub trait Wire: Sized + Send + 'static {
     /// The fewest bytes that one takes; not 0.
     const LEAST: usize;
