@@ -87,7 +87,7 @@ impl<T: Wire, C: Codec> Batch<T, C> {
             items.push(T::read::<C>(&mut input)?);
         }
         let left = input.rest();
-        if left.len() >= 8 || bytes.len() % 8 != 0 || left.iter().any(|byte| *byte != 0) {
+        if left.len() >= 8 || !bytes.len().is_multiple_of(8) || left.iter().any(|byte| *byte != 0) {
             return Err(WireError::Trailing { left: left.len() });
         }
         Ok(items.into())

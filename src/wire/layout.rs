@@ -1,5 +1,10 @@
 //! Values with a raw form of fixed size.
 
+#![allow(
+    clippy::multiple_bound_locations,
+    reason = "bytemuck's derive adds its bounds to those of the tuples' raw forms"
+)]
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::time::{Epoch, EventTime, Offset, PartitionId};

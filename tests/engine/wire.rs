@@ -20,7 +20,7 @@ fn partitions() -> [Vec<String>; 2] {
     [1, 7].map(|step| {
         let lines = (0_i64..3000).map(|i| match i % 50 {
             0 => "garbage".to_owned(),
-            1 => format!("{} 9 1", i),
+            1 => format!("{i} 9 1"),
             2 => format!("{} 3 0.5", i - 400),
             _ => format!("{} {} {}", i - i * step % 40, i % 8, i % 100),
         });
