@@ -28,3 +28,4 @@ pub mod terminal;
 pub mod time;
 pub mod watermark;
 pub mod window;
+pub mod wire;

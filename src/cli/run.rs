@@ -81,6 +81,7 @@ fn options(
         sinks: plan.targets.iter().map(sink).collect(),
         flow: plan.flow.clone(),
         workers: settings.workers,
+        serializes: false,
         epoch: settings.epoch,
         checkpoint: plan.checkpoint(),
         close_on_idle: settings.close_on_idle,

@@ -11,10 +11,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
-use timely::ExchangeData;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::core::Inspect;
 use timely::dataflow::operators::core::probe::Probe;
@@ -40,11 +39,12 @@ use crate::sink::{
 use crate::state::{Digest, EpochDigest};
 use crate::time::{Epoch, EventTime, Offset, PartitionId, Shard, Time};
 use crate::window::Change;
+use crate::wire::{Exchange, FixedLayout, Wire};
 
 impl<'s> Flow<'s> {
     /// Sends records to the output `name`, and hands them on: for a side branch, or on the way.
     /// Where the output goes nowhere they are counted in passing.
-    pub fn records_output<R: Tabular + Clone + ExchangeData>(
+    pub fn records_output<R: Tabular + Clone + Wire>(
         &self,
         name: &'static str,
         layout: Layout,
@@ -63,7 +63,7 @@ impl<'s> Flow<'s> {
     }
 
     /// Sends records to the output `name` as the end of the main path: each counts as on time.
-    pub fn main_output<R: Tabular + Clone + ExchangeData>(
+    pub fn main_output<R: Tabular + Clone + Wire>(
         &self,
         name: &'static str,
         layout: Layout,
@@ -95,7 +95,7 @@ impl<'s> Flow<'s> {
     }
 
     /// Sends records that were late for all their windows to the output `late`.
-    pub fn late_output<R: Tabular + Clone + ExchangeData>(&self, late: Blocks<'s, R>) {
+    pub fn late_output<R: Tabular + Clone + Wire>(&self, late: Blocks<'s, R>) {
         let topic = self.context.run.options.ingest.topic.clone();
         let write = move |rows: &mut Rows, record: &Record<R>, partition| {
             let late = LateRow {
@@ -128,7 +128,7 @@ impl<'s> Flow<'s> {
     }
 
     /// Sends one row per checkpoint to the output `name`.
-    pub fn tally_output<V: Clone + ExchangeData, T: Tabular + 'static>(
+    pub fn tally_output<V: FixedLayout, T: Tabular + 'static>(
         &self,
         name: &'static str,
         tallies: StreamVec<'s, Time, Tally<V>>,
@@ -159,7 +159,7 @@ impl<'s> Flow<'s> {
         to_row: impl Fn(WindowRow<'_, K, V>) -> T + Clone + 'static,
     ) where
         K: Key,
-        V: Clone + ExchangeData,
+        V: FixedLayout,
         R: Clone + 'static,
         T: Tabular + 'static,
     {
@@ -210,7 +210,7 @@ impl<'s> Flow<'s> {
         self.commit_everywhere(&windows.changes, &spec, route, build);
     }
 
-    fn records_with<R: Clone + ExchangeData>(
+    fn records_with<R: Clone + Wire>(
         &self,
         name: &'static str,
         layout: Layout,
@@ -274,7 +274,7 @@ impl<'s> Flow<'s> {
 
     /// Hands the items of each epoch to all sinks of the output: `route` says to which shard an
     /// item belongs, `build` makes the rows of an epoch.
-    fn commit_everywhere<T: Clone + ExchangeData>(
+    fn commit_everywhere<T: Clone + Wire>(
         &self,
         stream: &StreamVec<'s, Time, T>,
         spec: &OutputSpec,
@@ -319,7 +319,7 @@ impl<'s> Flow<'s> {
         });
     }
 
-    fn commit<T: Clone + ExchangeData>(
+    fn commit<T: Clone + Wire>(
         &self,
         stream: StreamVec<'s, Time, T>,
         spec: OutputSpec,

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use timely::WorkerConfig;
 use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use timely::worker::Worker;
+use timely::{CommunicationConfig, WorkerConfig};
 
 use super::control::{
     ControlOptions, ControlView, Decision, Notice, Notices, control_dataflow, wall_clock,
@@ -62,6 +62,8 @@ pub struct RunOptions {
     pub flow: FlowOptions,
     /// How many worker threads.
     pub workers: usize,
+    /// Whether workers of one process exchange bytes, as those of several do: to test that.
+    pub serializes: bool,
     /// The longest epoch.
     pub epoch: Duration,
     /// How often an epoch is a checkpoint.
@@ -371,7 +373,7 @@ fn step_workers(
     kept: Option<Kept>,
     recorder: Recorder,
 ) -> Result<Ledgers, RunError> {
-    let workers = options.workers;
+    let (workers, serializes) = (options.workers, options.serializes);
     let coordinator = CoordinatorOptions {
         workers,
         epoch: options.epoch,
@@ -404,14 +406,13 @@ fn step_workers(
         record: Mutex::new(Some(record)),
         kept,
     };
-    let config = if workers == 1 {
-        timely::Config::thread()
-    } else {
-        timely::Config::process(workers)
-    };
     let config = timely::Config {
+        communication: match workers {
+            _ if serializes => CommunicationConfig::ProcessBinary(workers),
+            1 => CommunicationConfig::Thread,
+            _ => CommunicationConfig::Process(workers),
+        },
         worker: WorkerConfig::default(),
-        ..config
     };
     let guards = timely::execute(config, move |worker| guarded_worker(worker, &kit));
     let guards = guards.map_err(RunError::Worker)?;
