@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::RunError;
-use crate::epoch::{Position, Resume};
+use crate::epoch::{EpochEntry, Position, Resume};
 use crate::join::DimLoader;
 use crate::sink::{JobContext, JobId, RunNumber};
 use crate::source::{Partition, SharedSource};
@@ -93,12 +93,14 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
     if let Some(past) = past {
         check_job(&past.job, options, setting)?;
         let (past, restored) = load(state, past)?;
-        setting.source.remember(&known_partitions(&past));
+        let known = known_partitions(&past.job, past.manifest.as_ref(), &past.epochs);
+        setting.source.remember(&known);
         let partitions = setting.source.partitions().map_err(RunError::Source)?;
         let mut writer = claim.go_on()?;
         let retention = writer.retention(options.history, &past.job, Some(&past));
-        let resume = resume(&past, setting.started_at);
-        restore_dimensions(state, writer.run(), &resume, setting)?;
+        let manifest = past.manifest.as_ref();
+        let resume = resume(&past.job, manifest, past.epochs.clone(), setting.started_at);
+        restore_dimensions(state, writer.run(), &resume, setting.dimensions)?;
         return Ok(Opened {
             job: job_context(options, &writer, past.job.job, Some(&past)),
             resume,
@@ -220,24 +222,37 @@ fn load(storage: &dyn Storage, past: Past) -> Result<(Past, Vec<Checkpoint>), St
     Ok((previous, restored))
 }
 
-fn known_partitions(past: &Past) -> Vec<Partition> {
-    let at_start = match &past.manifest {
+/// The partitions that were known behind `manifest` (or at the beginning of `job`) and those found
+/// in the epochs since.
+pub(super) fn known_partitions(
+    job: &JobRecord,
+    manifest: Option<&Manifest>,
+    epochs: &[EpochEntry],
+) -> Vec<Partition> {
+    let at_start = match manifest {
         Some(manifest) => manifest
             .partitions
             .iter()
             .map(|it| it.partition.clone())
             .collect(),
-        None => past.job.partitions.clone(),
+        None => job.partitions.clone(),
     };
-    let found = past.epochs.iter().flat_map(|entry| entry.found.clone());
+    let found = epochs.iter().flat_map(|entry| entry.found.clone());
     at_start.into_iter().chain(found).collect()
 }
 
-fn resume(past: &Past, now: EventTime) -> Resume {
-    let start = match &past.manifest {
+/// Where a run goes on that has `epochs` to read again behind `manifest` (or the beginning of
+/// `job`).
+pub(super) fn resume(
+    job: &JobRecord,
+    manifest: Option<&Manifest>,
+    epochs: Vec<EpochEntry>,
+    now: EventTime,
+) -> Resume {
+    let start = match manifest {
         None => Resume {
-            dims: past.job.dims.unwrap_or(0),
-            ..Resume::fresh(past.job.partitions.clone(), now)
+            dims: job.dims.unwrap_or(0),
+            ..Resume::fresh(job.partitions.clone(), now)
         },
         Some(manifest) => Resume {
             epoch: manifest.epoch.next(),
@@ -249,7 +264,7 @@ fn resume(past: &Past, now: EventTime) -> Resume {
             recorded: Vec::new(),
         },
     };
-    start.with_recorded(past.epochs.clone())
+    start.with_recorded(epochs)
 }
 
 fn position(state: &PartitionState) -> Position {
@@ -278,13 +293,13 @@ fn first_load(
 }
 
 /// Puts the dimension tables back as they were.
-fn restore_dimensions(
+pub(super) fn restore_dimensions(
     storage: &dyn Storage,
     run: RunNumber,
     resume: &Resume,
-    setting: &Setting<'_>,
+    dimensions: Option<&dyn DimLoader>,
 ) -> Result<(), RunError> {
-    let Some(dimensions) = setting.dimensions else {
+    let Some(dimensions) = dimensions else {
         return Ok(());
     };
     let recorded = resume.recorded.iter().filter_map(|entry| entry.dims);
