@@ -48,9 +48,9 @@ pub fn command(pipelines: Pipelines<'_>, matches: &ArgMatches) -> Outcome {
     let begun = begun.ok_or_else(|| super::state::nothing(&*storage))?;
     let Job { options, settings } = job(pipelines, matches, &begun, Arc::clone(&storage))?;
     let quiet = matches.get_flag("quiet");
-    if quiet {
-        options.metrics.be_quiet();
-    } else {
+    // Dead letters were shown when the job ran.
+    options.metrics.be_quiet();
+    if !quiet {
         announce(&begun, &*storage, matches);
     }
     let (first, job) = (first(&begun), begun.recording.job.clone());

@@ -77,11 +77,13 @@ pub struct Setting<'a> {
 /// When the state cannot be read, is another job's, is damaged, or the input cannot be reached.
 pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, RunError> {
     let storage = &options.storage;
-    // A start that is going to be refused must not fence the run that is going on.
+    // A start that is going to be refused, or has no input, must not fence the run that is going on.
     if !options.is_fresh
         && let Some(past) = peek(&**storage)?
     {
         check_job(&past.job, options, setting)?;
+        remember(setting, &past);
+        setting.source.partitions().map_err(RunError::Source)?;
     }
     let claim = claim(Arc::clone(storage), &options.starter)?;
     let past = if options.is_fresh {
@@ -93,8 +95,7 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
     if let Some(past) = past {
         check_job(&past.job, options, setting)?;
         let (past, restored) = load(state, past)?;
-        let known = known_partitions(&past.job, past.manifest.as_ref(), &past.epochs);
-        setting.source.remember(&known);
+        remember(setting, &past);
         let partitions = setting.source.partitions().map_err(RunError::Source)?;
         let mut writer = claim.go_on()?;
         let retention = writer.retention(options.history, &past.job, Some(&past));
@@ -220,6 +221,12 @@ fn load(storage: &dyn Storage, past: Past) -> Result<(Past, Vec<Checkpoint>), St
         None => Vec::new(),
     };
     Ok((previous, restored))
+}
+
+/// Partitions keep the numbers that they have in the state.
+fn remember(setting: &Setting<'_>, past: &Past) {
+    let known = known_partitions(&past.job, past.manifest.as_ref(), &past.epochs);
+    setting.source.remember(&known);
 }
 
 /// The partitions that were known behind `manifest` (or at the beginning of `job`) and those found
