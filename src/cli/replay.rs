@@ -303,6 +303,12 @@ fn text(storage: &dyn Storage, first: Epoch, comparison: &Comparison) -> String 
         storage.name(),
         grouped(comparison.epochs)
     ));
+    if comparison.unrecorded > 0 {
+        text.push_str(&format!(
+            "{} more were run and not compared: it is not recorded any more what came of them\n",
+            grouped(comparison.unrecorded)
+        ));
+    }
     text
 }
 
@@ -336,6 +342,7 @@ fn to_json(storage: &dyn Storage, job: &JobRecord, first: Epoch, comparison: &Co
         "first_epoch": first,
         "last_epoch": comparison.next().0.checked_sub(1),
         "epochs": comparison.epochs,
+        "unrecorded_epochs": comparison.unrecorded,
         "outputs": outputs,
         "difference_count": comparison.count,
         "differences": comparison.differences,

@@ -159,6 +159,7 @@ pub fn run(options: RunOptions) -> Result<Summary, RunError> {
     let started = Instant::now();
     let outputs = describe(&options.pipeline, &options.flow, &options.source);
     let sinks = outputs_with_sinks(&options, &outputs)?;
+    check_free(&options, &outputs, &sinks)?;
     match begin(&options, &sinks)? {
         Begun::Now(beginning) => run_from(*beginning, options, &outputs, sinks, started),
         Begun::Drained => Ok(Summary::nothing(started.elapsed())),
@@ -254,6 +255,25 @@ fn prepare_sinks(
         for factory in sinks.get(output.name).into_iter().flatten() {
             let prepared = factory.prepare(output, partitions as u32, job);
             prepared.map_err(|error| RunError::Sink {
+                output: output.name,
+                error,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// A new job that may not have its outputs must not take the place of the one in the state.
+fn check_free(options: &RunOptions, outputs: &[OutputSpec], sinks: &Sinks) -> Result<(), RunError> {
+    let state = options.state.as_ref();
+    let Some(state) = state.filter(|it| it.is_fresh && !it.replace_output) else {
+        return Ok(());
+    };
+    let job = state::unborn(state);
+    for output in outputs {
+        for factory in sinks.get(output.name).into_iter().flatten() {
+            let checked = factory.check_free(output, &job);
+            checked.map_err(|error| RunError::Sink {
                 output: output.name,
                 error,
             })?;

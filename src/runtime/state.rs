@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::RunError;
 use crate::epoch::{EpochEntry, Position, Resume};
 use crate::join::DimLoader;
-use crate::sink::{JobContext, JobId, RunNumber};
+use crate::sink::{JobContext, JobId, NewestRun, RunNumber, SinkError};
 use crate::source::{Partition, SharedSource};
 use crate::state::retention::{History, Retention};
 use crate::state::{
@@ -141,6 +141,27 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
     })
 }
 
+/// A job that has not begun, to ask whether it could.
+pub(super) fn unborn(options: &StateOptions) -> JobContext {
+    JobContext {
+        job: JobId(Uuid::new_v4()),
+        run: RunNumber(0),
+        checkpoint: None,
+        logged: None,
+        sinks: BTreeMap::new(),
+        replace_output: options.replace_output,
+        log: Arc::new(NoLog),
+    }
+}
+
+struct NoLog;
+
+impl NewestRun for NoLog {
+    fn newest_run(&self) -> Result<RunNumber, SinkError> {
+        Ok(RunNumber(0))
+    }
+}
+
 fn job_context(
     options: &StateOptions,
     writer: &LogWriter,
@@ -165,22 +186,23 @@ fn check_job(
     options: &StateOptions,
     setting: &Setting<'_>,
 ) -> Result<(), RunError> {
-    let refused = |what: String| {
+    let refused = |what: &str, more: &str| {
         let place = options.storage.name();
         Err(RunError::Refused(format!(
             "{place}: {what}; go on with the job's own configuration, name another --state, or \
-             start anew with --fresh"
+             start anew with --fresh{more}"
         )))
     };
     if job.pipeline != setting.pipeline {
         let (theirs, ours) = (&job.pipeline, setting.pipeline);
-        return refused(format!("the job there runs {theirs}, not {ours}"));
+        return refused(&format!("the job there runs {theirs}, not {ours}"), "");
     }
     if job.version != options.version {
-        return refused(format!(
+        let what = format!(
             "the rules of {} were version {} when the job began, and are version {} now",
             job.pipeline, job.version, options.version
-        ));
+        );
+        return refused(&what, "");
     }
     let mut differences = config::differences(&job.config, &options.config, options.may_change);
     for (sink, shards) in &setting.shards {
@@ -194,7 +216,7 @@ fn check_job(
         return Ok(());
     }
     let lines = differences.join("\n  ");
-    refused(format!("the configuration has changed:\n  {lines}\n"))
+    refused("the configuration has changed", &format!(":\n  {lines}"))
 }
 
 /// The objects of the newest checkpoint, or of the one before it when they are damaged.

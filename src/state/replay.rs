@@ -348,11 +348,11 @@ pub struct Compared {
 #[derive(Debug, Default)]
 pub struct Comparison {
     recorded: BTreeMap<Epoch, Manifest>,
-    /// What the replay gave in epochs that were not compared yet.
-    pending: BTreeMap<(Epoch, String), RowsDigest>,
     next: Epoch,
     /// How many epochs were compared.
     pub epochs: u64,
+    /// How many were run of which it is not recorded any more what came of them.
+    pub unrecorded: u64,
     /// What was compared of each output.
     pub outputs: BTreeMap<String, Compared>,
     /// What differs, up to a thousand.
@@ -368,9 +368,9 @@ impl Comparison {
         let next = after.map_or(Epoch(0), Epoch::next);
         Self {
             recorded: recording.manifests.clone(),
-            pending: BTreeMap::new(),
             next,
             epochs: 0,
+            unrecorded: 0,
             outputs: BTreeMap::new(),
             differences: Vec::new(),
             count: 0,
@@ -383,32 +383,30 @@ impl Comparison {
         self.next
     }
 
-    /// A checkpoint of the replay is complete.
+    /// A checkpoint of the replay is complete. Each one that is recorded has a manifest: where it is
+    /// missing, nobody knows any more what came of its epochs.
     pub fn take(&mut self, replayed: &Manifest) {
-        let given = replayed.digests.iter().map(entry);
-        self.pending.extend(given);
+        let epochs = (replayed.epoch.0 + 1).saturating_sub(self.next.0);
+        self.next = replayed.epoch.next();
         let Some(recorded) = self.recorded.remove(&replayed.epoch) else {
+            self.unrecorded += epochs;
             return;
         };
-        let later = self
-            .pending
-            .split_off(&(recorded.epoch.next(), String::new()));
-        let found = std::mem::replace(&mut self.pending, later);
-        self.epochs += (recorded.epoch.0 + 1).saturating_sub(self.next.0);
-        self.next = recorded.epoch.next();
+        self.epochs += epochs;
         for output in outputs_of(&recorded).into_keys() {
             self.outputs.entry(output).or_default();
         }
-        self.outputs(&recorded, &found);
+        self.outputs(&recorded, replayed);
         self.ledger(&recorded, replayed);
     }
 
-    fn outputs(&mut self, recorded: &Manifest, found: &BTreeMap<(Epoch, String), RowsDigest>) {
-        let recorded: BTreeMap<_, _> = recorded.digests.iter().map(entry).collect();
-        let keys: BTreeSet<_> = recorded.keys().chain(found.keys()).collect();
+    fn outputs(&mut self, recorded: &Manifest, replayed: &Manifest) {
+        let digests = |of: &Manifest| of.digests.iter().map(entry).collect::<BTreeMap<_, _>>();
+        let (recorded, replayed) = (digests(recorded), digests(replayed));
+        let keys: BTreeSet<_> = recorded.keys().chain(replayed.keys()).collect();
         for key in keys {
-            let at = |of: &BTreeMap<_, _>| of.get(key).copied().unwrap_or_default();
-            let (recorded, replayed): (RowsDigest, RowsDigest) = (at(&recorded), at(found));
+            let at = |of: &BTreeMap<_, RowsDigest>| of.get(key).copied().unwrap_or_default();
+            let (recorded, replayed) = (at(&recorded), at(&replayed));
             let (epoch, output) = key.clone();
             let compared = self.outputs.entry(output.clone()).or_default();
             compared.epochs += 1;

@@ -206,6 +206,9 @@ fn another_job_takes_an_output_only_when_it_is_told_to() {
     let error = place.run(&run(outputs, "--drain --fresh")).failed_with(4);
     assert!(error.contains("--replace-output"), "{error}");
     assert_eq!(sorted(&place, "windows.ndjson"), before.0);
+    // The job that is there has not been given up for one that was refused.
+    let kept = place.ok(&run(outputs, "--drain").replace("--quiet", ""));
+    assert!(kept.stderr.contains("declared complete"), "{}", kept.stderr);
     place.ok(&run(outputs, "--drain --fresh --replace-output"));
     assert_eq!(
         (sorted(&place, "windows.ndjson"), files(&place, "csv")),
@@ -397,9 +400,20 @@ fn a_replay_says_why_there_is_nothing_to_compare() {
     let place = generated("--events 20_000");
     let error = replayed(&place, "").failed_with(1);
     assert!(error.contains("there is no state"), "{error}");
-    place.ok(&run("--to windows=ndjson:windows.ndjson", "--history none"));
-    let error = replayed(&place, "").failed_with(1);
-    assert!(error.contains("--history 7d"), "{error}");
+}
+
+#[test]
+fn the_embedded_generator_is_an_input_that_can_be_read_again() {
+    let place = Place::new();
+    let line = "run factory --quiet --events 20_000 --speed max --seed 5 --state state --epoch 5ms \
+                --checkpoint 25ms --to windows=ndjson:windows.ndjson --to quality=ndjson:quality.ndjson";
+    place.ok(&format!("{line} --start 2023-05-01T00:00:00Z"));
+    let done = replayed(&place, "-w 3");
+    assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
+    assert!(done.stdout.contains("quality"), "{}", done.stdout);
+    // Other events are another input.
+    let error = place.run(line).failed_with(4);
+    assert!(error.contains("first_event: 2023-05-01"), "{error}");
 }
 
 #[test]

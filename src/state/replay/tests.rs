@@ -170,6 +170,18 @@ fn each_output_and_epoch_is_compared_and_what_differs_is_named() {
 }
 
 #[test]
+fn without_its_manifest_an_epoch_is_not_compared() {
+    let storage = sample();
+    let mut recording = Recording::read(&*storage).unwrap().unwrap();
+    let manifests = [9, 19].map(|epoch| recording.manifest(Epoch(epoch)).unwrap().clone());
+    recording.manifests.remove(&Epoch(9));
+    let mut comparison = Comparison::new(&recording, None);
+    manifests.iter().for_each(|it| comparison.take(it));
+    assert_eq!((comparison.epochs, comparison.unrecorded), (10, 10));
+    assert_eq!(comparison.count, 0);
+}
+
+#[test]
 fn rows_that_are_missing_differ_as_well() {
     let storage = sample();
     let recording = Recording::read(&*storage).unwrap().unwrap();
