@@ -8,7 +8,7 @@
 //! | `input`, `target`, `kafka` | what `--from`, `--to` and `--kafka` mean |
 //! | `plan` | everything that follows from the flags of a run |
 //! | `planned` | what this version does not have |
-//! | `run`, `generate`, `check`, `view`, `state` | the commands |
+//! | `run`, `generate`, `check`, `view`, `state`, `replay` | the commands |
 //! | `progress`, `summary`, `report` | what is shown during and after a run |
 //! | `signal`, `resources` | what the system tells |
 //! | `error` | why a command ends, and its exit code |
@@ -38,6 +38,7 @@ mod plan;
 mod planned;
 mod progress;
 pub mod registry;
+mod replay;
 mod report;
 mod resources;
 mod run;
@@ -86,6 +87,7 @@ fn obey(pipelines: Pipelines<'_>, matches: &ArgMatches) -> Outcome {
                 .unwrap_or_default())
         }),
         ("view", ..) => view::command(command),
+        ("replay", ..) => replay::command(pipelines, command),
         ("state", _, Some((name, flags))) => state::command(name, flags),
         ("completions", ..) => completions(pipelines, command),
         // Invariant: the parser takes no other command, and those above only with a pipeline.

@@ -11,10 +11,6 @@ const TWO_PIPELINES: &str = "the pipelines are cars and factory";
 
 /// Flags, commands and pipelines, and what there is instead.
 const PLANNED: &[(&str, &str)] = &[
-    (
-        "replay",
-        "recorded epochs cannot be run again for comparison yet",
-    ),
     ("-n", ONE_PROCESS),
     ("-p", ONE_PROCESS),
     ("--hostfile", ONE_PROCESS),

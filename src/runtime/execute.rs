@@ -159,20 +159,35 @@ pub fn describe(
 /// The first thing that went wrong; everything before it that was committed stays committed.
 pub fn run(options: RunOptions) -> Result<Summary, RunError> {
     let started = Instant::now();
-    let failure = Failure::default();
     let outputs = describe(&options.pipeline, &options.flow, &options.source);
     let sinks = outputs_with_sinks(&options, &outputs)?;
+    check_free(&options, &outputs, &sinks)?;
+    match begin(&options, &sinks)? {
+        Begun::Now(beginning) => run_from(*beginning, options, &outputs, sinks, started),
+        Begun::Drained => Ok(Summary::nothing(started.elapsed())),
+    }
+}
+
+/// Runs a pipeline from where `beginning` says.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn run_from(
+    beginning: Beginning,
+    options: RunOptions,
+    outputs: &[OutputSpec],
+    sinks: Sinks,
+    started: Instant,
+) -> Result<Summary, RunError> {
+    let failure = Failure::default();
     let Beginning {
         resume,
         partitions,
         kept,
         job,
         recorder,
-    } = match begin(&options, &sinks)? {
-        Begun::Now(beginning) => *beginning,
-        Begun::Drained => return Ok(Summary::nothing(started.elapsed())),
-    };
-    prepare_sinks(&outputs, &sinks, partitions.len(), job.as_deref())?;
+    } = beginning;
+    prepare_sinks(outputs, &sinks, partitions.len(), job.as_deref())?;
     let shared = Arc::new(RunShared {
         pipeline: options.pipeline.name(),
         options: options.flow.clone(),
@@ -214,10 +229,13 @@ pub fn run(options: RunOptions) -> Result<Summary, RunError> {
 }
 
 /// The sinks of each output, by its name.
-type Sinks = BTreeMap<String, Vec<Arc<dyn SinkFactory>>>;
+pub(super) type Sinks = BTreeMap<String, Vec<Arc<dyn SinkFactory>>>;
 
 /// Checks the names of the outputs.
-fn outputs_with_sinks(options: &RunOptions, outputs: &[OutputSpec]) -> Result<Sinks, RunError> {
+pub(super) fn outputs_with_sinks(
+    options: &RunOptions,
+    outputs: &[OutputSpec],
+) -> Result<Sinks, RunError> {
     let mut sinks = Sinks::new();
     for (name, factory) in &options.sinks {
         if !outputs.iter().any(|output| output.name == name) {
@@ -255,8 +273,27 @@ fn prepare_sinks(
     Ok(())
 }
 
+/// A new job that may not have its outputs must not take the place of the one in the state.
+fn check_free(options: &RunOptions, outputs: &[OutputSpec], sinks: &Sinks) -> Result<(), RunError> {
+    let state = options.state.as_ref();
+    let Some(state) = state.filter(|it| it.is_fresh && !it.replace_output) else {
+        return Ok(());
+    };
+    let job = state::unborn(state);
+    for output in outputs {
+        for factory in sinks.get(output.name).into_iter().flatten() {
+            let checked = factory.check_free(output, &job);
+            checked.map_err(|error| RunError::Sink {
+                output: output.name,
+                error,
+            })?;
+        }
+    }
+    Ok(())
+}
+
 /// Into how many shards each sink is split, by its id.
-fn shards_of(sinks: &Sinks) -> BTreeMap<String, u32> {
+pub(super) fn shards_of(sinks: &Sinks) -> BTreeMap<String, u32> {
     let each = sinks.iter().flat_map(|(output, factories)| {
         let id = |factory: &Arc<dyn SinkFactory>| sink_id(output, &factory.identity());
         factories
@@ -267,20 +304,20 @@ fn shards_of(sinks: &Sinks) -> BTreeMap<String, u32> {
 }
 
 /// Where a run begins, and what it writes down.
-struct Beginning {
-    resume: Resume,
-    partitions: Vec<Partition>,
-    kept: Option<Kept>,
-    job: Option<Arc<JobContext>>,
-    recorder: Recorder,
+pub(super) struct Beginning {
+    pub(super) resume: Resume,
+    pub(super) partitions: Vec<Partition>,
+    pub(super) kept: Option<Kept>,
+    pub(super) job: Option<Arc<JobContext>>,
+    pub(super) recorder: Recorder,
 }
 
 /// What a run with a state has of it.
-struct Kept {
-    store: StoreOptions,
-    restored: Arc<Vec<Checkpoint>>,
-    manifest: Option<Manifest>,
-    shards: BTreeMap<String, u32>,
+pub(super) struct Kept {
+    pub(super) store: StoreOptions,
+    pub(super) restored: Arc<Vec<Checkpoint>>,
+    pub(super) manifest: Option<Manifest>,
+    pub(super) shards: BTreeMap<String, u32>,
 }
 
 /// Whether there is anything to be done.
