@@ -154,7 +154,7 @@ impl Member {
     }
 
     /// Finds the other processes; `notices` is how a stop elsewhere reaches the run here.
-    pub fn join(&self, notices: &Notices) -> Result<Arc<Cluster>, CliError> {
+    pub fn join(self, notices: &Notices) -> Result<Arc<Cluster>, CliError> {
         let status = self.inherited.as_ref().map(Inherited::status);
         let status = Mutex::new(status.transpose()?.flatten());
         let notices = notices.clone();
@@ -172,7 +172,7 @@ impl Member {
                 Usage { cpu, peak_rss }
             },
         };
-        let cluster = Cluster::join(&self.options, callbacks);
+        let cluster = Cluster::join(self.options, callbacks);
         cluster.map_err(|error| RunError::from(error).into())
     }
 }

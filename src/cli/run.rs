@@ -26,7 +26,7 @@ use crate::terminal;
 pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
     match processes::role(matches)? {
         Role::Alone => run_here(entry, matches, None),
-        Role::Member(member) => run_here(entry, matches, Some(&member)),
+        Role::Member(member) => run_here(entry, matches, Some(*member)),
         Role::Supervisor => processes::supervise_all(entry, matches),
     }
 }
@@ -34,10 +34,10 @@ pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
 fn run_here(
     entry: &dyn PipelineEntry,
     matches: &ArgMatches,
-    member: Option<&Member>,
+    member: Option<Member>,
 ) -> Outcome {
     let quiet = matches.get_flag("quiet");
-    let leads = member.is_none_or(Member::leads);
+    let leads = member.as_ref().is_none_or(Member::leads);
     let notices = Notices::default();
     let signals = catch(notices.clone(), quiet || !leads)?;
     let plan = Plan::new(entry, matches)?;
@@ -49,7 +49,7 @@ fn run_here(
     }
     let mut state = job::state_options(&plan, entry, matches)?;
     if let Some(state) = &mut state
-        && member.is_some_and(Member::goes_on)
+        && member.as_ref().is_some_and(Member::goes_on)
     {
         // The new job was begun by an earlier start of these processes.
         state.is_fresh = false;

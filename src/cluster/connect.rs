@@ -429,7 +429,7 @@ mod tests {
         let texts: Vec<_> = errors.map(|error| error.to_string()).collect();
         assert!(texts[0].contains("process 1"), "{texts:?}");
         assert!(texts[1].contains(&format!("process 0 ({address}")), "{texts:?}");
-        assert!(texts[1].contains("another secret"), "{texts:?}");
+        assert!(texts[1].contains("does not know this secret"), "{texts:?}");
     }
 
     #[test]

@@ -114,7 +114,7 @@ pub enum HandshakeError {
     #[error("what is there does not speak highwater's protocol")]
     Foreign,
     /// It does not know the secret.
-    #[error("it has another secret; give all processes the same one")]
+    #[error("it does not know this secret; give all processes the same one")]
     Secret,
     /// It knows the secret, and was started otherwise: the text names both.
     #[error("{0}; start all processes with the same program and flags")]
@@ -297,7 +297,11 @@ pub fn accept(
     let sent = encode(&ours);
     timed.write_all(&framed(&sent))?;
     timed.write_all(&secret.prove(&[b"acceptor", &heard, &sent]))?;
-    let proof = timed.proof()?;
+    // Whoever goes away now cannot prove anything, or does not believe what was proved here.
+    let proof = timed.proof().map_err(|error| match error {
+        HandshakeError::Io(_) => HandshakeError::Secret,
+        other => other,
+    })?;
     if !secret.is_proof(&[b"dialer", &heard, &sent], &proof) {
         return Err(HandshakeError::Secret);
     }
@@ -371,7 +375,7 @@ mod tests {
     fn another_secret_is_refused_on_both_sides() {
         let (dialed, accepted) = meet(hello(), ["a", "b"], shape(0));
         assert!(matches!(dialed, Err(HandshakeError::Secret)), "{dialed:?}");
-        assert!(accepted.is_err());
+        assert!(matches!(accepted, Err(HandshakeError::Secret)), "{accepted:?}");
     }
 
     #[test]

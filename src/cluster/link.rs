@@ -81,12 +81,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Finds all other processes and begins to talk with them.
+    /// Finds all other processes and begins to talk with them. Nobody can call this process
+    /// afterwards.
     ///
     /// # Errors
     /// As [`connect`].
-    pub fn join(options: &ClusterOptions, callbacks: Callbacks) -> Result<Arc<Self>, ClusterError> {
-        let Mesh { data, control } = connect(options)?;
+    pub fn join(options: ClusterOptions, callbacks: Callbacks) -> Result<Arc<Self>, ClusterError> {
+        let Mesh { data, control } = connect(&options)?;
         let shape = options.shape;
         let (told, heard) = unbounded();
         let (writing, written) = unbounded();
@@ -100,7 +101,7 @@ impl Cluster {
         let health = Health::new(options.heartbeat_timeout, shape.others(), Instant::now());
         let cluster = Arc::new(Self {
             shape,
-            addresses: options.addresses.clone(),
+            addresses: options.addresses,
             callbacks,
             counters: OnceLock::new(),
             data: Mutex::new(Some(data)),
@@ -289,6 +290,10 @@ impl Cluster {
         ));
         self.fail(PEER_LOST, &text);
         end(PEER_LOST);
+    }
+
+    fn is_at_its_end(&self) -> bool {
+        self.is_ending.load(Ordering::SeqCst) || self.is_leaving.load(Ordering::SeqCst)
     }
 
     /// Why `process` has ended, if it says so in time.
@@ -504,9 +509,15 @@ fn watch_panics(cluster: &Arc<Cluster>) {
     let (cluster, usual) = (Arc::clone(cluster), std::panic::take_hook());
     std::panic::set_hook(Box::new(move |info| {
         let thread = thread::current();
-        match thread.name().and_then(process_of) {
-            Some(process) => cluster.lost(process, "its connection for data has broken"),
-            None => usual(info),
+        let name = thread.name().unwrap_or_default();
+        if let Some(process) = process_of(name) {
+            cluster.lost(process, "its connection for data has broken");
+        } else if !name.starts_with("timely:") || !cluster.is_at_its_end() {
+            return usual(info);
+        }
+        // This process ends: until then nobody panics because of this one.
+        loop {
+            thread::park();
         }
     }));
 }
@@ -560,7 +571,7 @@ mod tests {
                 begun: Box::new(|| ()),
                 usage: Usage::default,
             };
-            thread::spawn(move || Cluster::join(&options, callbacks).expect("connected"))
+            thread::spawn(move || Cluster::join(options, callbacks).expect("connected"))
         };
         let threads: Vec<_> = listeners.into_iter().enumerate().map(start).collect();
         let join = |thread: thread::JoinHandle<_>| thread.join().expect("no panic");
