@@ -6,6 +6,7 @@
 //! * [`state`]: what it finds in its state, and where it goes on from there.
 //! * [`replay`]: recorded epochs are run again, and what comes of them is compared.
 //! * [`manifests`]: when a checkpoint is complete, and what its manifest says.
+//! * `processes`: how a run begins and ends that has several processes.
 //! * [`metrics`]: what is counted while it goes on.
 //! * [`recovery`]: how long it takes until it has caught up with the run before it.
 
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 
+use crate::cluster::ClusterError;
 use crate::join::DimError;
 use crate::ledger::LedgerError;
 use crate::sink::SinkError;
@@ -27,6 +29,7 @@ mod execute;
 pub mod ingest;
 pub mod manifests;
 pub mod metrics;
+mod processes;
 mod record;
 pub mod recovery;
 pub mod replay;
@@ -70,6 +73,9 @@ pub enum RunError {
     /// An option makes no sense for this pipeline.
     #[error("{0}")]
     Usage(String),
+    /// Another process did not come, or was lost.
+    #[error("{0}")]
+    Peer(String),
     /// A worker panicked.
     #[error("a worker failed: {0}; this is a defect of highwater")]
     Worker(String),
@@ -99,6 +105,15 @@ impl RunError {
                 ..
             }
         )
+    }
+}
+
+impl From<ClusterError> for RunError {
+    fn from(error: ClusterError) -> Self {
+        match error {
+            ClusterError::Mismatch(text) => Self::Usage(text),
+            ClusterError::Peer(text) => Self::Peer(text),
+        }
     }
 }
 

@@ -16,6 +16,8 @@ use super::execute::{Beginning, Kept, outputs_with_sinks, run_from, shards_of};
 use super::metrics::Metrics;
 use super::record::{Observer, Recorder, StoreOptions};
 use super::{Pipeline, RunError, RunOptions, describe, state};
+use uuid::Uuid;
+
 use crate::epoch::{Ending, Resume};
 use crate::flow::FlowOptions;
 use crate::sink::null::{NullFactory, NullSink};
@@ -100,7 +102,8 @@ fn prepare(
     options.source.remember(&known);
     let resume = state::resume(&recording.job, after, epochs, wall_clock());
     let dimensions = options.pipeline.dimensions();
-    state::restore_dimensions(&*options.storage, NO_RUN, &resume, dimensions.as_deref())
+    state::restore_dimensions(&*options.storage, NO_RUN, &resume, dimensions.as_deref())?;
+    Ok(())
 }
 
 fn run_slice(
@@ -133,9 +136,13 @@ fn run_slice(
             shards: shards_of(&sinks),
         }),
         job: None,
-        recorder: Recorder::observed(observer(scratch, observed), run.notices.clone()),
+        recorder: Some(Recorder::observed(
+            observer(scratch, observed),
+            run.notices.clone(),
+        )),
+        run_label: run.run_label.clone(),
     };
-    run_from(beginning, run, &outputs, sinks, started)?;
+    run_from(beginning, Uuid::nil(), run, &outputs, sinks, started)?;
     Ok(())
 }
 
@@ -174,6 +181,8 @@ fn run_options(options: &ReplayOptions, slice: &Slice) -> RunOptions {
         is_at_least_once: false,
         metrics: Arc::clone(&options.metrics),
         notices: Notices::default(),
+        cluster: None,
+        serializes: false,
     }
 }
 

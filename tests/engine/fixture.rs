@@ -595,5 +595,6 @@ pub fn run_into(
         is_at_least_once: false,
         metrics,
         notices: highwater::runtime::control::Notices::default(),
+        cluster: None,
     })
 }

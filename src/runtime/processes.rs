@@ -1,0 +1,207 @@
+//! How a run begins and ends that has several processes.
+//!
+//! Process 0 opens the state, finds out where the run goes on and prepares the targets, as a run of
+//! one process does; then it hands out what it has found, and the others load the checkpoint
+//! themselves. Nothing is read before all processes have said that they are ready for this run.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use timely::communication::Hooks;
+use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
+use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
+use uuid::Uuid;
+
+use super::RunError;
+use super::control::{Notice, Notices};
+use super::state::StateOptions;
+use crate::cluster::{Cluster, JobPart};
+use crate::sink::JobContext;
+use crate::state::{Checkpoint, LogView, Manifest, StateError, checkpoint};
+
+/// How long a process looks for what process 0 has put into the state: network file systems may
+/// show it late.
+const SEEN_WITHIN: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 10_000 });
+
+/// What timely exchanges data with: over the connections of `cluster`.
+pub fn networking(
+    cluster: &Cluster,
+) -> Result<(Vec<AllocatorBuilder>, Box<dyn Any + Send>), RunError> {
+    let (shape, hooks) = (cluster.shape(), Hooks::default());
+    let (refill, spill) = (hooks.refill.clone(), hooks.spill.clone());
+    let here = ProcessBuilder::new_typed_vector(shape.workers, refill, spill);
+    let sockets = cluster.take_data();
+    let started = initialize_networking_from_sockets(
+        here,
+        sockets,
+        shape.process,
+        shape.workers,
+        hooks,
+    );
+    let (builders, guard) = started.map_err(|error| RunError::Thread(error.to_string()))?;
+    let builders = builders.into_iter().map(AllocatorBuilder::Tcp);
+    Ok((builders.collect(), Box::new(guard)))
+}
+
+/// The job, as the other processes must know it.
+pub fn job_part(job: &JobContext, manifest: Option<&Manifest>) -> JobPart {
+    JobPart {
+        job: job.job,
+        run: job.run,
+        checkpoint: job.checkpoint,
+        logged: job.logged,
+        sinks: job.sinks.clone(),
+        replace_output: job.replace_output,
+        manifest: manifest.cloned(),
+    }
+}
+
+/// What a process finds of the job that process 0 goes on with.
+pub struct Found {
+    /// What the sinks must know.
+    pub job: JobContext,
+    /// The objects of the manifest.
+    pub restored: Vec<Checkpoint>,
+}
+
+/// Loads what process 0 goes on from.
+///
+/// # Errors
+/// When this process does not see what process 0 has written, or cannot read it.
+pub fn find(state: &StateOptions, run: Uuid, part: JobPart) -> Result<Found, RunError> {
+    let log = LogView::elsewhere(Arc::clone(&state.storage), part.run, run);
+    look_for(&log, state)?;
+    let load = |manifest: &Manifest| checkpoint::load(&*state.storage, manifest);
+    let restored = part.manifest.as_ref().map(load).transpose()?;
+    Ok(Found {
+        job: JobContext {
+            job: part.job,
+            run: part.run,
+            checkpoint: part.checkpoint,
+            logged: part.logged,
+            sinks: part.sinks,
+            replace_output: part.replace_output,
+            log: Arc::new(log),
+        },
+        restored: restored.unwrap_or_default(),
+    })
+}
+
+/// The takeover of process 0 must be seen here: a folder of this host alone is not the state.
+fn look_for(log: &LogView, state: &StateOptions) -> Result<(), RunError> {
+    let deadline = Instant::now() + SEEN_WITHIN;
+    while !log.sees_the_run().map_err(StateError::from)? {
+        if Instant::now() > deadline {
+            return Err(RunError::Refused(format!(
+                "{}: what process 0 has written there is not seen here: the state must be one \
+                 place for all processes, a folder that all hosts share or s3://BUCKET/PREFIX",
+                state.storage.name()
+            )));
+        }
+        std::thread::sleep(SEEN_WITHIN / 100);
+    }
+    Ok(())
+}
+
+/// In a process without the coordinator: what would be told to it goes to process 0.
+pub fn forward_notices(notices: &Notices, cluster: &Arc<Cluster>) {
+    let cluster = Arc::clone(cluster);
+    notices.forward(move |notice| {
+        // Partitions, tables and the log are the business of process 0 alone.
+        if matches!(notice, Notice::Stop) {
+            cluster.ask_to_stop();
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::sink::{JobId, NewestRun, RunNumber};
+    use crate::state::retention::History;
+    use crate::state::{JobRecord, LogItem, LogWriter, MemoryStorage, Starter, Storage, claim};
+    use crate::time::EventTime;
+
+    fn starter(nonce: u128) -> Starter {
+        Starter {
+            nonce: Uuid::from_u128(nonce),
+            at: EventTime(0),
+            by: "a test".to_owned(),
+        }
+    }
+
+    /// Process 0 begins a job.
+    fn begin(storage: &Arc<dyn Storage>, nonce: u128) -> LogWriter {
+        let claim = claim(Arc::clone(storage), &starter(nonce)).expect("claimed");
+        let job = JobRecord {
+            job: JobId(Uuid::from_u128(1)),
+            pipeline: "test".to_owned(),
+            version: "1".to_owned(),
+            config: BTreeMap::new(),
+            partitions: Vec::new(),
+            dims: None,
+            shards: BTreeMap::new(),
+            opened_at: EventTime(0),
+            created_at: EventTime(0),
+        };
+        claim.begin(job).expect("begun")
+    }
+
+    fn options(storage: &Arc<dyn Storage>) -> StateOptions {
+        StateOptions {
+            storage: Arc::clone(storage),
+            is_fresh: false,
+            replace_output: false,
+            config: BTreeMap::new(),
+            may_change: &[],
+            version: "1".to_owned(),
+            history: History::All,
+            starter: starter(99),
+        }
+    }
+
+    fn find_run(storage: &Arc<dyn Storage>, nonce: u128) -> Result<Found, RunError> {
+        let part = JobPart {
+            job: JobId(Uuid::from_u128(1)),
+            run: RunNumber(1),
+            checkpoint: None,
+            logged: None,
+            sinks: BTreeMap::new(),
+            replace_output: false,
+            manifest: None,
+        };
+        find(&options(storage), Uuid::from_u128(nonce), part)
+    }
+
+    #[test]
+    fn another_process_sees_the_run_and_the_one_that_takes_over() {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
+        let mut writer = begin(&storage, 5);
+        let found = find_run(&storage, 5).expect("seen");
+        let newest = || found.job.log.newest_run().expect("read");
+        assert_eq!(newest(), RunNumber(1));
+        writer.append(&[] as &[LogItem]).expect("written");
+        // What retention deletes below the top changes nothing.
+        storage.delete("log/00000000000000000001").expect("deleted");
+        assert_eq!(newest(), RunNumber(1));
+        claim(Arc::clone(&storage), &starter(6)).expect("claimed");
+        assert_eq!(newest(), RunNumber(2));
+    }
+
+    #[test]
+    fn a_folder_of_this_host_alone_is_refused() {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
+        let refused = |nonce| {
+            let error = find_run(&storage, nonce).err().expect("refused");
+            assert!(error.is_refusal(), "{error:?}");
+            error.to_string()
+        };
+        assert!(refused(5).contains("all hosts share"));
+        // Nor is it the state when another run has left something there.
+        begin(&storage, 4);
+        assert!(refused(5).contains("all hosts share"));
+    }
+}
