@@ -181,17 +181,17 @@ pub fn describe(
 ///
 /// # Errors
 /// The first thing that went wrong; everything before it that was committed stays committed.
-pub fn run(options: RunOptions) -> Result<Summary, RunError> {
+pub fn run(mut options: RunOptions) -> Result<Summary, RunError> {
     let started = Instant::now();
     let outputs = describe(&options.pipeline, &options.flow, &options.source);
     let sinks = outputs_with_sinks(&options, &outputs)?;
-    let (run, begun) = match options.leader() {
+    let begun = match options.leader().cloned() {
         None => lead(&options, &outputs, &sinks)?,
-        Some(cluster) => follow(&options, cluster, &outputs, &sinks)?,
+        Some(cluster) => follow(&mut options, &cluster, &outputs, &sinks)?,
     };
     match begun {
-        Begun::Now(beginning) => run_from(*beginning, run, options, &outputs, sinks, started),
-        Begun::Drained => {
+        Begun::Now(beginning) => run_from(*beginning, options, &outputs, sinks, started),
+        Begun::Drained(run) => {
             if let Some(cluster) = &options.cluster {
                 cluster.meet(run);
                 together(cluster, &options.metrics, 0, Total::new(), &outputs);
@@ -201,13 +201,12 @@ pub fn run(options: RunOptions) -> Result<Summary, RunError> {
     }
 }
 
-/// Runs a pipeline from where `beginning` says; `run` tells this run from any other.
+/// Runs a pipeline from where `beginning` says; its targets are prepared.
 ///
 /// # Errors
 /// As [`run`].
 pub(super) fn run_from(
     beginning: Beginning,
-    run: Uuid,
     options: RunOptions,
     outputs: &[OutputSpec],
     sinks: Sinks,
@@ -215,12 +214,12 @@ pub(super) fn run_from(
 ) -> Result<Summary, RunError> {
     let cluster = options.cluster.clone();
     let Beginning {
+        run,
         resume,
         partitions,
         kept,
         job,
         recorder,
-        run_label,
     } = beginning;
     let shared = Arc::new(RunShared {
         pipeline: options.pipeline.name(),
@@ -230,7 +229,7 @@ pub(super) fn run_from(
         sinks,
         has_state: kept.is_some(),
         sink_context: SinkContext {
-            run_label,
+            run_label: options.run_label.clone(),
             job,
             is_at_least_once: options.is_at_least_once,
             ..SinkContext::default()
@@ -243,7 +242,7 @@ pub(super) fn run_from(
     });
     let job = shared.sink_context.job.as_ref();
     if job.is_some_and(|job| job.logged.is_some()) {
-        shared.metrics.recovery.goes_on(&shared.resume);
+        options.metrics.recovery.goes_on(&shared.resume);
     }
     if let Some(cluster) = &cluster {
         count(cluster, &shared, outputs);
@@ -291,40 +290,42 @@ fn work(
 }
 
 /// Finds out where the run goes on, and prepares the targets; tells the other processes, if there
-/// are any. Also what tells this run from any other.
+/// are any.
 fn lead(
     options: &RunOptions,
     outputs: &[OutputSpec],
     sinks: &Sinks,
-) -> Result<(Uuid, Begun), RunError> {
-    let nonce = |state: &StateOptions| state.starter.nonce;
-    let run = options.state.as_ref().map_or_else(Uuid::new_v4, nonce);
+) -> Result<Begun, RunError> {
+    check_free(options, outputs, sinks)?;
     let (begun, loads) = begin(options, sinks)?;
     if let Begun::Now(beginning) = &begun {
         let job = beginning.job.as_deref();
         prepare_sinks(outputs, sinks, beginning.partitions.len(), job)?;
     }
     if let Some(cluster) = &options.cluster {
-        let work = match &begun {
-            Begun::Now(beginning) => Some(Box::new(beginning.work(loads))),
-            Begun::Drained => None,
+        let (run, work) = match &begun {
+            Begun::Now(beginning) => {
+                let work = beginning.work(options.run_label.clone(), loads);
+                (beginning.run, Some(Box::new(work)))
+            }
+            Begun::Drained(run) => (*run, None),
         };
         cluster.hand_out(Plan { run, work });
     }
-    Ok((run, begun))
+    Ok(begun)
 }
 
 /// Goes on where process 0 says.
 fn follow(
-    options: &RunOptions,
+    options: &mut RunOptions,
     cluster: &Arc<Cluster>,
     outputs: &[OutputSpec],
     sinks: &Sinks,
-) -> Result<(Uuid, Begun), RunError> {
+) -> Result<Begun, RunError> {
     processes::forward_notices(&options.notices, cluster);
     let plan = cluster.plan();
     let Some(work) = plan.work else {
-        return Ok((plan.run, Begun::Drained));
+        return Ok(Begun::Drained(plan.run));
     };
     let work = *work;
     if let Some(dimensions) = options.pipeline.dimensions() {
@@ -350,15 +351,15 @@ fn follow(
         };
         (Some(kept), Some(Arc::new(found.job)))
     });
-    let beginning = Beginning {
+    options.run_label = work.run_label;
+    Ok(Begun::Now(Box::new(Beginning {
+        run: plan.run,
         resume: work.resume,
         partitions: Vec::new(),
         kept,
         job,
         recorder: None,
-        run_label: work.run_label,
-    };
-    Ok((plan.run, Begun::Now(Box::new(beginning))))
+    })))
 }
 
 /// Has what is counted told to process 0, which shows it.
@@ -480,24 +481,25 @@ pub(super) fn shards_of(sinks: &Sinks) -> BTreeMap<String, u32> {
 
 /// Where a run begins, and what it writes down.
 pub(super) struct Beginning {
+    /// What tells this run from any other.
+    pub(super) run: Uuid,
     pub(super) resume: Resume,
     pub(super) partitions: Vec<Partition>,
     pub(super) kept: Option<Kept>,
     pub(super) job: Option<Arc<JobContext>>,
     /// In the process of the coordinator.
     pub(super) recorder: Option<Recorder>,
-    pub(super) run_label: String,
 }
 
 impl Beginning {
     /// What the other processes must know of it.
-    fn work(&self, loads: Vec<Vec<u8>>) -> Work {
+    fn work(&self, run_label: String, loads: Vec<Vec<u8>>) -> Work {
         let manifest = self.kept.as_ref().and_then(|kept| kept.manifest.as_ref());
         let job = self.job.as_deref();
         Work {
             resume: self.resume.clone(),
             partitions: self.partitions.len() as u32,
-            run_label: self.run_label.clone(),
+            run_label,
             loads,
             job: job.map(|job| processes::job_part(job, manifest)),
         }
@@ -515,8 +517,8 @@ pub(super) struct Kept {
 /// Whether there is anything to be done.
 enum Begun {
     Now(Box<Beginning>),
-    /// The input was declared complete, and all of it is committed.
-    Drained,
+    /// The input was declared complete, and all of it is committed; what tells this run from others.
+    Drained(Uuid),
 }
 
 /// Where the run goes on, and the loads of the dimension tables that it needs for that.
@@ -529,12 +531,12 @@ fn begin(options: &RunOptions, sinks: &Sinks) -> Result<(Begun, Vec<Vec<u8>>), R
             dimensions.first(0).map_err(RunError::Dimensions)?;
         }
         let beginning = Beginning {
+            run: Uuid::new_v4(),
             resume: Resume::fresh(partitions.clone(), started_at),
             partitions,
             kept: None,
             job: None,
             recorder: Some(Recorder::new(None, options.notices.clone())),
-            run_label: options.run_label.clone(),
         };
         let loads = dimensions.map(|dimensions| dimensions.stored().bytes);
         let loads = loads.into_iter().collect();
@@ -549,6 +551,7 @@ fn begin(options: &RunOptions, sinks: &Sinks) -> Result<(Begun, Vec<Vec<u8>>), R
         started_at,
     };
     let opened = state::open(state, &setting)?;
+    let run = state.starter.nonce;
     if !options.metrics.is_quiet() {
         terminal::message(format_args!("{}", state::describe(&opened)));
     }
@@ -556,11 +559,12 @@ fn begin(options: &RunOptions, sinks: &Sinks) -> Result<(Begun, Vec<Vec<u8>>), R
         terminal::message(format_args!(
             "its input was declared complete and everything is committed; --fresh begins a new job"
         ));
-        return Ok((Begun::Drained, Vec::new()));
+        return Ok((Begun::Drained(run), Vec::new()));
     }
     let loads = opened.loads;
     let recorder = Some((opened.writer, opened.retention));
     let beginning = Beginning {
+        run,
         resume: opened.resume,
         partitions: opened.partitions,
         kept: Some(Kept {
@@ -575,7 +579,6 @@ fn begin(options: &RunOptions, sinks: &Sinks) -> Result<(Begun, Vec<Vec<u8>>), R
         }),
         job: Some(Arc::new(opened.job)),
         recorder: Some(Recorder::new(recorder, options.notices.clone())),
-        run_label: options.run_label.clone(),
     };
     Ok((Begun::Now(Box::new(beginning)), loads))
 }
@@ -897,8 +900,15 @@ impl Helpers {
             let notices = options.notices.clone();
             let storage = kept.map(|kept| Arc::clone(&kept.store.storage));
             let (mut unstored, tells) = (None, options.cluster.is_some());
-            let mut refresh =
-                move || refresh(&*dimensions, storage.as_deref(), &mut unstored, tells, &notices);
+            let mut refresh = move || {
+                refresh(
+                    &*dimensions,
+                    storage.as_deref(),
+                    &mut unstored,
+                    tells,
+                    &notices,
+                );
+            };
             if kept.is_some() {
                 // What has changed while nobody ran.
                 refresh();

@@ -18,7 +18,7 @@ use super::control::{Notice, Notices};
 use super::state::StateOptions;
 use crate::cluster::{Cluster, JobPart};
 use crate::sink::JobContext;
-use crate::state::{Checkpoint, LogView, Manifest, StateError, checkpoint};
+use crate::state::{Checkpoint, LogView, Manifest, checkpoint};
 
 /// How long a process looks for what process 0 has put into the state: network file systems may
 /// show it late.
@@ -32,13 +32,8 @@ pub fn networking(
     let (refill, spill) = (hooks.refill.clone(), hooks.spill.clone());
     let here = ProcessBuilder::new_typed_vector(shape.workers, refill, spill);
     let sockets = cluster.take_data();
-    let started = initialize_networking_from_sockets(
-        here,
-        sockets,
-        shape.process,
-        shape.workers,
-        hooks,
-    );
+    let started =
+        initialize_networking_from_sockets(here, sockets, shape.process, shape.workers, hooks);
     let (builders, guard) = started.map_err(|error| RunError::Thread(error.to_string()))?;
     let builders = builders.into_iter().map(AllocatorBuilder::Tcp);
     Ok((builders.collect(), Box::new(guard)))
@@ -91,7 +86,7 @@ pub fn find(state: &StateOptions, run: Uuid, part: JobPart) -> Result<Found, Run
 /// The takeover of process 0 must be seen here: a folder of this host alone is not the state.
 fn look_for(log: &LogView, state: &StateOptions) -> Result<(), RunError> {
     let deadline = Instant::now() + SEEN_WITHIN;
-    while !log.sees_the_run().map_err(StateError::from)? {
+    while !log.sees_the_run()? {
         if Instant::now() > deadline {
             return Err(RunError::Refused(format!(
                 "{}: what process 0 has written there is not seen here: the state must be one \
@@ -120,7 +115,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::sink::{JobId, NewestRun, RunNumber};
+    use crate::sink::{JobId, RunNumber};
     use crate::state::retention::History;
     use crate::state::{JobRecord, LogItem, LogWriter, MemoryStorage, Starter, Storage, claim};
     use crate::time::EventTime;

@@ -11,13 +11,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use super::control::{Notices, wall_clock};
 use super::execute::{Beginning, Kept, outputs_with_sinks, run_from, shards_of};
 use super::metrics::Metrics;
 use super::record::{Observer, Recorder, StoreOptions};
 use super::{Pipeline, RunError, RunOptions, describe, state};
-use uuid::Uuid;
-
 use crate::epoch::{Ending, Resume};
 use crate::flow::FlowOptions;
 use crate::sink::null::{NullFactory, NullSink};
@@ -102,8 +102,7 @@ fn prepare(
     options.source.remember(&known);
     let resume = state::resume(&recording.job, after, epochs, wall_clock());
     let dimensions = options.pipeline.dimensions();
-    state::restore_dimensions(&*options.storage, NO_RUN, &resume, dimensions.as_deref())?;
-    Ok(())
+    state::restore_dimensions(&*options.storage, NO_RUN, &resume, dimensions.as_deref()).map(drop)
 }
 
 fn run_slice(
@@ -136,13 +135,10 @@ fn run_slice(
             shards: shards_of(&sinks),
         }),
         job: None,
-        recorder: Some(Recorder::observed(
-            observer(scratch, observed),
-            run.notices.clone(),
-        )),
-        run_label: run.run_label.clone(),
+        recorder: Some(Recorder::observed(observer(scratch, observed), run.notices.clone())),
+        run: Uuid::nil(),
     };
-    run_from(beginning, Uuid::nil(), run, &outputs, sinks, started)?;
+    run_from(beginning, run, &outputs, sinks, started)?;
     Ok(())
 }
 
@@ -169,6 +165,7 @@ fn run_options(options: &ReplayOptions, slice: &Slice) -> RunOptions {
         sinks: slice.outputs.iter().map(sink).collect(),
         flow: options.flow.clone(),
         workers: options.workers,
+        serializes: false,
         // Of no meaning here: all borders are recorded.
         epoch: Duration::from_secs(1),
         checkpoint: Duration::from_secs(1),
@@ -182,7 +179,6 @@ fn run_options(options: &ReplayOptions, slice: &Slice) -> RunOptions {
         metrics: Arc::clone(&options.metrics),
         notices: Notices::default(),
         cluster: None,
-        serializes: false,
     }
 }
 

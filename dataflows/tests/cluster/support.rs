@@ -187,7 +187,9 @@ impl Job {
         let dir = tempfile::tempdir().expect("a folder");
         done(
             dir.path(),
-            &format!("run cars {INPUT} --speed max --to ndjson:{{dir}}/w0 --to alerts=ndjson:{{dir}}/a0"),
+            &format!(
+                "run cars {INPUT} --speed max --to ndjson:{{dir}}/w0 --to alerts=ndjson:{{dir}}/a0"
+            ),
         );
         let windows = sorted(&dir.path().join("w0"));
         let alerts = sorted(&dir.path().join("a0"));
@@ -222,16 +224,13 @@ impl Job {
     /// Waits until so many lines of its results stand in the file.
     #[track_caller]
     pub fn waits_for_alerts(&self, lines: usize) {
-        wait_for("alerts", || {
-            let text = fs::read(self.path("a")).unwrap_or_default();
-            (text.iter().filter(|byte| **byte == b'\n').count() >= lines).then_some(())
-        });
+        wait_for("alerts", || (self.alerts_now() >= lines).then_some(()));
     }
 
     /// How many lines there are now.
     pub fn alerts_now(&self) -> usize {
-        let text = fs::read(self.path("a")).unwrap_or_default();
-        text.iter().filter(|byte| **byte == b'\n').count()
+        let text = fs::read_to_string(self.path("a")).unwrap_or_default();
+        text.matches('\n').count()
     }
 
     /// How many there will be.
