@@ -13,6 +13,7 @@ pub mod aggregate;
 pub mod cli;
 pub mod decode;
 pub mod epoch;
+mod fault;
 pub mod flow;
 pub mod hash;
 pub mod join;

@@ -55,6 +55,7 @@ pub fn oracle(arguments: &[String]) -> Done {
 /// Tests that use a server hold it for reading; one that kills it holds it for writing.
 static KAFKA: RwLock<()> = RwLock::new(());
 static POSTGRES: RwLock<()> = RwLock::new(());
+static S3: RwLock<()> = RwLock::new(());
 
 /// A server that stays up as long as this is held.
 pub struct Server {
@@ -106,6 +107,16 @@ pub fn postgres_alone() -> Victim {
     alone(&POSTGRES, "HIGHWATER_TEST_POSTGRES", "postgres")
 }
 
+/// The object store.
+pub fn s3() -> Server {
+    shared(&S3, "AWS_ENDPOINT_URL")
+}
+
+/// The object store, to be killed.
+pub fn s3_alone() -> Victim {
+    alone(&S3, "AWS_ENDPOINT_URL", "s3")
+}
+
 impl Server {
     /// Of the broker: the URI of a topic. Of the database: its own.
     pub fn uri(&self, topic: &str) -> String {
@@ -132,6 +143,11 @@ impl Victim {
     /// See [`query`].
     pub fn query(&self, sql: &str) -> Vec<String> {
         query(&self.address, sql)
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// It is gone at once, as in a crash.
