@@ -148,7 +148,8 @@ impl Bed {
         let site = Site {
             kafka: kafka.address(),
             postgres: postgres.address(),
-            name: unique(scenario).replace('_', "-"),
+            // Names of tables are short.
+            name: unique("chaos"),
         };
         let mut dice = Dice::of(scenario, base_seed());
         let place = Place::new();
@@ -298,7 +299,9 @@ impl Bed {
 
     fn kept_line(&self, workers: u64, more: &str) -> String {
         let (state, flags) = (&self.state, &self.flags);
-        let more = format!("--state {state} --epoch 40ms --checkpoint 300ms {flags} {more}");
+        let more = format!(
+            "--state {state} --connect-timeout 60s --epoch 40ms --checkpoint 300ms {flags} {more}"
+        );
         self.line(KEPT, workers, &more)
     }
 

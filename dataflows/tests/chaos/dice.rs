@@ -42,9 +42,4 @@ impl Dice {
     pub fn within(&mut self, range: Range<u64>) -> u64 {
         range.start + self.roll() % (range.end - range.start)
     }
-
-    /// One of them; there is one.
-    pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.within(0..of.len() as u64) as usize]
-    }
 }

@@ -17,8 +17,8 @@ const OUTPUTS: &[Output] = &[
     Output::new("alerts", Sink::Kafka),
     Output::new("alerts", Sink::ParquetFolder),
     Output::new("alerts", Sink::Ndjson),
-    Output::new("quarantine", Sink::Postgres),
-    Output::new("quarantine", Sink::CsvBucket),
+    Output::new("alerts", Sink::Postgres),
+    Output::new("late", Sink::CsvBucket),
     Output::new("late", Sink::Ndjson),
     Output::new("dead-letters", Sink::Postgres),
 ];

@@ -140,7 +140,7 @@ const OUTPUTS: &[Output] = &[
     Output::new("windows", Sink::Kafka),
     Output::new("alerts", Sink::Kafka),
     Output::new("alerts", Sink::ParquetBucket),
-    Output::new("quarantine", Sink::Postgres),
+    Output::new("alerts", Sink::Postgres),
 ];
 
 fn cut_off(scenario: &'static str, away: Duration, has_heir: bool) {

@@ -38,7 +38,7 @@ const OUTPUTS: &[Output] = &[
     Output::new("windows", Sink::Kafka),
     Output::new("alerts", Sink::Kafka),
     Output::new("alerts", Sink::ParquetBucket),
-    Output::new("quarantine", Sink::ParquetFolder),
+    Output::new("late", Sink::ParquetFolder),
     Output::new("late", Sink::Ndjson),
 ];
 

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::bed::{Bed, KEPT, Pipeline, Server3, WHOLE};
+use crate::bed::{Bed, KEPT, Pipeline, WHOLE};
 use crate::dice::number;
 use crate::outputs::{Output, Sink};
 use crate::process::Process;

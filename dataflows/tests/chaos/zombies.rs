@@ -11,8 +11,8 @@ const OUTPUTS: &[Output] = &[
     Output::new("windows", Sink::Kafka),
     Output::new("alerts", Sink::Kafka),
     Output::new("alerts", Sink::ParquetBucket),
-    Output::new("quarantine", Sink::ParquetFolder),
-    Output::new("quarantine", Sink::Postgres),
+    Output::new("late", Sink::ParquetFolder),
+    Output::new("alerts", Sink::Postgres),
 ];
 
 const POINTS: &[&str] = &[
