@@ -15,7 +15,8 @@ use crate::support::cars::Tables;
 use crate::support::naive::{Ledger, Shape, time_text};
 use crate::support::place::{Done, Place};
 use crate::support::services::{
-    Server, Victim, given, kafka, kafka_alone, postgres, postgres_alone, s3, s3_alone, unique,
+    Server, Victim, given, kafka, kafka_alone, kafka3_alone, postgres, postgres_alone, s3,
+    s3_alone, unique,
 };
 use crate::support::{cars, factory};
 
@@ -54,9 +55,11 @@ impl Pipeline {
 
 /// How servers are used: together with other tests, or alone, to be killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Server3 {
+pub enum Victims {
     Nobody,
     Kafka,
+    /// The cluster of three brokers, in place of the single one.
+    Kafka3,
     Postgres,
     S3,
 }
@@ -111,7 +114,7 @@ impl Bed {
     pub fn new(
         scenario: &'static str,
         pipeline: Pipeline,
-        victim: Server3,
+        victim: Victims,
         outputs: &[Output],
     ) -> Self {
         Self::with(scenario, pipeline, victim, outputs, true)
@@ -119,28 +122,28 @@ impl Bed {
 
     /// One in whose input nothing is late.
     pub fn clean(scenario: &'static str, pipeline: Pipeline, outputs: &[Output]) -> Self {
-        Self::with(scenario, pipeline, Server3::Nobody, outputs, false)
+        Self::with(scenario, pipeline, Victims::Nobody, outputs, false)
     }
 
     fn with(
         scenario: &'static str,
         pipeline: Pipeline,
-        victim: Server3,
+        victim: Victims,
         outputs: &[Output],
         has_late: bool,
     ) -> Self {
         // Always in this order, or two tests could wait for each other.
-        let kafka = if victim == Server3::Kafka {
-            Held::Alone(kafka_alone())
-        } else {
-            Held::Shared(kafka())
+        let kafka = match victim {
+            Victims::Kafka => Held::Alone(kafka_alone()),
+            Victims::Kafka3 => Held::Alone(kafka3_alone()),
+            _ => Held::Shared(kafka()),
         };
-        let postgres = if victim == Server3::Postgres {
+        let postgres = if victim == Victims::Postgres {
             Held::Alone(postgres_alone())
         } else {
             Held::Shared(postgres())
         };
-        let s3 = if victim == Server3::S3 {
+        let s3 = if victim == Victims::S3 {
             Held::Alone(s3_alone())
         } else {
             Held::Shared(s3())

@@ -7,6 +7,11 @@ pub fn base_seed() -> u64 {
     number("HIGHWATER_CHAOS_SEED").unwrap_or(1)
 }
 
+/// Whether everything is tried, and not only some of it.
+pub fn is_long() -> bool {
+    number("HIGHWATER_CHAOS_KILLS").is_some()
+}
+
 /// A number from the environment.
 pub fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -41,5 +46,15 @@ impl Dice {
     /// A number of this range, which is not empty.
     pub fn within(&mut self, range: Range<u64>) -> u64 {
         range.start + self.roll() % (range.end - range.start)
+    }
+
+    /// Some of them, in their order: all in the long form, `few` in the short one.
+    pub fn some<'a>(&mut self, few: usize, of: &[&'a str]) -> Vec<&'a str> {
+        let mut left = of.to_vec();
+        while !is_long() && left.len() > few {
+            let at = self.within(0..left.len() as u64) as usize;
+            left.remove(at);
+        }
+        left
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::bed::{Bed, Pipeline, Server3};
+use crate::bed::{Bed, Pipeline, Victims};
 use crate::dice::number;
 use crate::outputs::{Output, Sink};
 
@@ -30,7 +30,7 @@ fn kafka_postgres_s3_killed_at_random_moments() {
     let mut bed = Bed::new(
         "killed_at_random_moments",
         Pipeline::Factory,
-        Server3::Nobody,
+        Victims::Nobody,
         OUTPUTS,
     );
     while u64::from(bed.kills) < kills {

@@ -12,11 +12,12 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::bed::{Bed, Pipeline, Server3};
+use crate::bed::{Bed, Pipeline, Victims};
 use crate::outputs::{Output, Sink};
 
 /// A namespace with a cable.
@@ -34,7 +35,8 @@ fn ip(line: &str) -> bool {
 impl Cable {
     /// To these servers of this host; `None`, with a message, where this user may not do that.
     fn lay(ports: &[u16]) -> Option<Self> {
-        let number = std::process::id() % 60_000;
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = (std::process::id() * 4 + NEXT.fetch_add(1, Ordering::SeqCst)) % 60_000;
         let cable = Self {
             namespace: format!("highwater-{number}"),
             link: format!("hw{number}"),
@@ -144,7 +146,7 @@ const OUTPUTS: &[Output] = &[
 ];
 
 fn cut_off(scenario: &'static str, away: Duration, has_heir: bool) {
-    let mut bed = Bed::new(scenario, Pipeline::Factory, Server3::Nobody, OUTPUTS);
+    let mut bed = Bed::new(scenario, Pipeline::Factory, Victims::Nobody, OUTPUTS);
     bed.state = bed.bucket_state();
     // Shorter than the cable is cut.
     bed.flags = "--kafka transaction.timeout.ms=3000 --kafka socket.timeout.ms=3000".to_owned();

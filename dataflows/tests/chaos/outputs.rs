@@ -76,7 +76,12 @@ impl Output {
             site.name
         );
         match self.sink {
-            Sink::Postgres => format!("{}?table={}", site.postgres, self.table(site, tag)),
+            Sink::Postgres => format!(
+                // A run that is frozen within a transaction keeps others waiting for so long.
+                "{}?table={}&options=-c%20idle_in_transaction_session_timeout%3D3s",
+                site.postgres,
+                self.table(site, tag)
+            ),
             Sink::Kafka => format!("{}?shards=2", self.topic(site, tag)),
             Sink::Ndjson => format!("ndjson:{folder}.ndjson"),
             Sink::CsvFolder => format!("csv:{folder}"),

@@ -1,7 +1,7 @@
 //! SIGKILL at each fault point in turn: right before and right after everything that others can
 //! see.
 
-use crate::bed::{Bed, Pipeline, Server3};
+use crate::bed::{Bed, Pipeline, Victims};
 use crate::outputs::{Output, Sink};
 
 /// Each with the time at which it is due: the first object of the log is the job's.
@@ -48,10 +48,10 @@ fn kafka_postgres_s3_killed_at_each_point() {
     let mut bed = Bed::new(
         "killed_at_each_point",
         Pipeline::Factory,
-        Server3::Nobody,
+        Victims::Nobody,
         OUTPUTS,
     );
-    for point in POINTS {
+    for point in bed.dice.some(8, POINTS) {
         let workers = bed.dice.within(1..4);
         let mut run = bed.start(workers, "", &[("HIGHWATER_FAULT", point)]);
         bed.feed(800);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::bed::{Bed, Pipeline, Server3};
+use crate::bed::{Bed, Pipeline, Victims};
 use crate::outputs::{Output, Sink};
 use crate::support::services::add_partitions;
 
@@ -79,7 +79,7 @@ impl Drop for Disk {
 #[test]
 #[ignore = "needs kafka, postgres and s3: run dev/test"]
 fn kafka_a_disk_is_full() {
-    let mut bed = Bed::new("a_disk_is_full", Pipeline::Factory, Server3::Nobody, FILES);
+    let mut bed = Bed::new("a_disk_is_full", Pipeline::Factory, Victims::Nobody, FILES);
     let Some(state) = Disk::mount(&bed.place.path("state-disk")) else {
         return;
     };
@@ -108,7 +108,7 @@ fn kafka_a_state_is_read_only() {
     let mut bed = Bed::new(
         "a_state_is_read_only",
         Pipeline::Factory,
-        Server3::Nobody,
+        Victims::Nobody,
         FILES,
     );
     let Some(disk) = Disk::mount(&bed.place.path("state-disk")) else {
@@ -136,7 +136,7 @@ fn kafka_a_clock_goes_back() {
     let mut bed = Bed::new(
         "a_clock_goes_back",
         Pipeline::Factory,
-        Server3::Nobody,
+        Victims::Nobody,
         FILES,
     );
     for jump in ["1500:-3600000", "0:-3600000", "0:-7200000", "800:3600000"] {
@@ -165,7 +165,7 @@ fn kafka_dims_change_while_nobody_runs() {
     let mut bed = Bed::new(
         "dims_change_while_nobody_runs",
         Pipeline::Cars,
-        Server3::Nobody,
+        Victims::Nobody,
         &outputs,
     );
     bed.flags = "--dims-refresh 100ms".to_owned();

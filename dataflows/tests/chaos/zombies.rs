@@ -1,7 +1,7 @@
 //! A run that is left behind: it sleeps in the middle of something, another one takes its job
 //! over, and it wakes up. It must end with exit 4, and nothing that it still does may be seen.
 
-use crate::bed::{Bed, Pipeline, Server3};
+use crate::bed::{Bed, Pipeline, Victims};
 use crate::outputs::{Output, Sink};
 
 /// Without NDJSON, whose lock a frozen run keeps: see below.
@@ -38,10 +38,10 @@ fn kafka_postgres_s3_zombies_commit_nothing() {
     let mut bed = Bed::new(
         "zombies_commit_nothing",
         Pipeline::Factory,
-        Server3::Nobody,
+        Victims::Nobody,
         OUTPUTS,
     );
-    for point in POINTS {
+    for point in bed.dice.some(4, POINTS) {
         let fault = format!("{point}:stop");
         let workers = bed.dice.within(1..4);
         let mut zombie = bed.start(workers, "", &[("HIGHWATER_FAULT", &fault)]);
@@ -74,7 +74,7 @@ fn kafka_postgres_s3_two_runs_at_once() {
     let mut bed = Bed::new(
         "two_runs_at_once",
         Pipeline::Factory,
-        Server3::Nobody,
+        Victims::Nobody,
         &outputs,
     );
     let mut older = bed.start_any();
@@ -104,7 +104,7 @@ fn kafka_a_frozen_run_keeps_its_file() {
     let mut bed = Bed::new(
         "a_frozen_run_keeps_its_file",
         Pipeline::Factory,
-        Server3::Nobody,
+        Victims::Nobody,
         &outputs,
     );
     for point in [
