@@ -510,9 +510,10 @@ impl Bed {
             .unwrap_or_default();
         let worst = recoveries.last().copied().unwrap_or_default();
         let line = format!(
-            "{:<34} {:>4} kills  seed {:<6} {:>6.1} s  recovery {:.2} s, at most {:.2} s  {what}\n",
+            "{:<48} {:>4} kills {:>3} servers  seed {:<6} {:>6.1} s  recovery {:.2} s, at most {:.2} s  {what}\n",
             self.scenario,
             self.kills,
+            self.servers_killed + self.cuts,
             base_seed(),
             self.started.elapsed().as_secs_f64(),
             middle.as_secs_f64(),
