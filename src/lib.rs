@@ -4,6 +4,7 @@
 //!
 //! | layer | what it holds |
 //! |---|---|
+//! | [`cluster`] | several processes that are one run |
 //! | [`source`], [`sink`] | where records come from and where results go, on threads of their own |
 //! | [`state`] | the epoch log, checkpoints and manifests: what a run goes on from |
 //! | [`rows`] | typed rows between the two |
@@ -11,6 +12,7 @@
 
 pub mod aggregate;
 pub mod cli;
+pub mod cluster;
 pub mod decode;
 pub mod epoch;
 mod fault;

@@ -116,6 +116,18 @@ fn run_examples(entry: &dyn PipelineEntry) -> String {
             ),
         ),
         (
+            "four processes of two workers each, started and supervised here",
+            format!(
+                "highwater run {name} -n 4 -w 2 --from 'file:{name}/*.ndjson'{dims} --to ndjson:out.ndjson --state state"
+            ),
+        ),
+        (
+            "the second of two processes on two hosts",
+            format!(
+                "highwater run {name} -n 2 -p 1 --hostfile hosts --secret-file secret --from kafka://localhost:9092/{name}{dims} --state s3://bucket/{name}"
+            ),
+        ),
+        (
             "from a topic into another, without end",
             format!(
                 "highwater run {name} -w 4 --from kafka://localhost:9092/{name}{dims} --to kafka://localhost:9092/{name}-out"

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 
+use crate::cluster::PEER_LOST;
 use crate::runtime::RunError;
 use crate::terminal;
 
@@ -29,6 +30,8 @@ pub enum CliError {
     Failed(String),
     /// The state was refused, or a newer run has taken it over.
     Refused(String),
+    /// Another process did not come, or was lost.
+    Peer(String),
     /// A check found something, which has been shown already.
     Difference,
     /// Standard output was closed by its reader, which is fine.
@@ -57,6 +60,7 @@ impl CliError {
             Self::Usage(_) => USAGE,
             Self::Failed(_) => FAILED,
             Self::Refused(_) => REFUSED,
+            Self::Peer(_) => PEER_LOST,
             Self::Difference => DIFFERENCE,
             Self::Closed => DONE,
             Self::Parser(error) => match error.kind() {
@@ -69,7 +73,7 @@ impl CliError {
     /// Tells people, once.
     pub fn show(&self) {
         match self {
-            Self::Usage(text) | Self::Failed(text) | Self::Refused(text) => {
+            Self::Usage(text) | Self::Failed(text) | Self::Refused(text) | Self::Peer(text) => {
                 terminal::message(format_args!("error: {text}"));
             }
             Self::Difference | Self::Closed => {}
@@ -86,7 +90,9 @@ impl CliError {
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text) | Self::Failed(text) | Self::Refused(text) => f.write_str(text),
+            Self::Usage(text) | Self::Failed(text) | Self::Refused(text) | Self::Peer(text) => {
+                f.write_str(text)
+            }
             Self::Difference => f.write_str("a difference was found"),
             Self::Closed => f.write_str("standard output was closed"),
             Self::Parser(error) => error.fmt(f),
@@ -115,6 +121,7 @@ impl From<RunError> for CliError {
         match error {
             error if error.is_closed_output() => Self::Closed,
             RunError::Usage(text) => Self::Usage(text),
+            RunError::Peer(text) => Self::Peer(text),
             error if error.is_refusal() => Self::Refused(error.to_string()),
             error => Self::Failed(error.to_string()),
         }

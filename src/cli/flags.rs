@@ -56,6 +56,7 @@ pub fn run_flags(command: Command, entry: &dyn PipelineEntry) -> Command {
     let command = dims_flags(command.next_help_heading("Dimensions"));
     let command = window_flags(command.next_help_heading("Windows"), entry.defaults());
     let command = engine_flags(command.next_help_heading("Engine"));
+    let command = process_flags(command.next_help_heading("Processes"));
     report_flags(command.next_help_heading("What is shown"))
 }
 
@@ -275,6 +276,63 @@ fn window_flags(command: Command, defaults: WindowDefaults) -> Command {
             option("semantics", "PROFILE", "Whose windowing rules")
                 .value_parser(value::semantics)
                 .default_value("native"),
+        )
+}
+
+/// Several processes that are one run.
+fn process_flags(command: Command) -> Command {
+    command
+        .arg(
+            option(
+                "processes",
+                "N",
+                "Processes, each with -w workers; without -p they are started and supervised here",
+            )
+            .short('n')
+            .value_parser(value::count_in::<u32>(1..=1024))
+            .default_value("1"),
+        )
+        .arg(
+            option(
+                "process",
+                "I",
+                "Which of them this is, from 0: it is started by hand, as all others are",
+            )
+            .short('p')
+            .value_parser(value::count_in::<u32>(0..=1023)),
+        )
+        .arg(option(
+            "hostfile",
+            "FILE",
+            "With -p: where each process listens, a line HOST:PORT for each",
+        ))
+        .arg(option(
+            "secret-file",
+            "FILE",
+            "With -p: what all processes know and nobody else [default: $HIGHWATER_SECRET]",
+        ))
+        .arg(option(
+            "bind",
+            "HOST:PORT",
+            "With -p: where to listen [default: this process's line of the hostfile]",
+        ))
+        .arg(
+            option(
+                "heartbeat-timeout",
+                "DURATION",
+                "A process that says nothing for so long counts as gone",
+            )
+            .value_parser(value::positive_duration)
+            .default_value("10s"),
+        )
+        .arg(
+            option(
+                "restarts",
+                "N",
+                "With --state: how often all processes start again, until they were well for a minute",
+            )
+            .value_parser(value::count_in::<u32>(0..=1_000_000))
+            .default_value("10"),
         )
 }
 

@@ -19,6 +19,7 @@ use crate::state::{Starter, StateError, StorageOptions, open};
 /// What does not change the results, only how they come about or where they are seen. Outputs are
 /// compared by what they are called within the job, not by their addresses.
 const MAY_CHANGE: &[&str] = &[
+    "bind",
     "checkpoint",
     "close_on_idle",
     "config",
@@ -31,13 +32,19 @@ const MAY_CHANGE: &[&str] = &[
     "follow",
     "fresh",
     "group",
+    "heartbeat_timeout",
     "history",
+    "hostfile",
     "idle_after",
     "kafka",
     "name",
+    "process",
+    "processes",
     "quiet",
     "replace_output",
     "report",
+    "restarts",
+    "secret_file",
     "speed",
     "start",
     "state",
@@ -94,7 +101,7 @@ pub fn state_options(
 }
 
 /// Every flag that is in force, as text; the input without its address.
-fn configuration(
+pub fn configuration(
     plan: &Plan,
     entry: &dyn PipelineEntry,
     matches: &ArgMatches,

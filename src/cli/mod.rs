@@ -8,6 +8,7 @@
 //! | `input`, `target`, `kafka` | what `--from`, `--to` and `--kafka` mean |
 //! | `plan` | everything that follows from the flags of a run |
 //! | `planned` | what this version does not have |
+//! | `processes` | what this process is among several |
 //! | `run`, `generate`, `check`, `view`, `state` | the commands |
 //! | `progress`, `summary`, `report` | what is shown during and after a run |
 //! | `signal`, `resources` | what the system tells |
@@ -36,6 +37,7 @@ mod job;
 mod kafka;
 mod plan;
 mod planned;
+mod processes;
 mod progress;
 pub mod registry;
 mod report;

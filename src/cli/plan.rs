@@ -42,8 +42,10 @@ pub struct Settings {
     pub idle_after: Span,
     /// `--close-on-idle`
     pub close_on_idle: bool,
-    /// Worker threads.
+    /// Worker threads of each process.
     pub workers: usize,
+    /// Processes.
+    pub processes: usize,
     /// The longest epoch.
     pub epoch: Duration,
     /// `--checkpoint`, when it was given.
@@ -139,6 +141,9 @@ impl Settings {
             workers: matches
                 .get_one::<u32>("workers")
                 .map_or(1, |workers| *workers as usize),
+            processes: matches
+                .get_one::<u32>("processes")
+                .map_or(1, |processes| *processes as usize),
             epoch: std_duration(or_zero("epoch")),
             checkpoint: span("checkpoint").map(std_duration),
             is_at_least_once: is_at_least_once(matches)?,

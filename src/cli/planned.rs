@@ -5,7 +5,6 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::error::CliError;
 
-const ONE_PROCESS: &str = "one process with many threads (-w N), not several";
 const NO_HTTP: &str = "there is no HTTP endpoint yet";
 const TWO_PIPELINES: &str = "the pipelines are cars and factory";
 
@@ -15,10 +14,6 @@ const PLANNED: &[(&str, &str)] = &[
         "replay",
         "recorded epochs cannot be run again for comparison yet",
     ),
-    ("-n", ONE_PROCESS),
-    ("-p", ONE_PROCESS),
-    ("--hostfile", ONE_PROCESS),
-    ("--secret-file", ONE_PROCESS),
     ("--http", NO_HTTP),
     ("status", NO_HTTP),
     ("top", NO_HTTP),

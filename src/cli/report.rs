@@ -46,7 +46,7 @@ pub fn of_run(
         "pipeline": plan.pipeline.name(),
         "options": options,
         "workers": plan.settings.workers,
-        "processes": 1,
+        "processes": plan.settings.processes,
         "inputs": inputs(summary),
         "outputs": outputs(summary, plan),
         "unmatched": summary.unmatched,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::cluster::Usage;
+
 /// What the process has used so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
@@ -12,6 +14,14 @@ pub struct Resources {
 }
 
 impl Resources {
+    /// Together with what other processes have used.
+    pub fn with(self, elsewhere: Usage) -> Self {
+        Self {
+            cpu: self.cpu + elsewhere.cpu,
+            peak_rss: self.peak_rss + elsewhere.peak_rss,
+        }
+    }
+
     /// As the system counts them now.
     pub fn now() -> Self {
         // SAFETY: a rusage is a plain C struct of integers, for which all zeroes are a valid value.

@@ -12,35 +12,83 @@ use super::progress::{ProgressThread, Style};
 use super::registry::PipelineEntry;
 use super::resources::Resources;
 use super::signal::{Answer, Signals};
+use super::processes::{self, Member, Role};
 use super::{job, report, summary};
+use crate::cluster::Cluster;
 use crate::runtime::control::{Notice, Notices};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::state::StateOptions;
-use crate::runtime::{RunOptions, Summary, run};
+use crate::runtime::{RunError, RunOptions, Summary, run};
 use crate::sink::{Guarantee, SinkFactory};
 use crate::terminal;
 
-/// Runs the pipeline.
+/// Runs the pipeline: here, as one process of several, or by starting these.
 pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
+    match processes::role(matches)? {
+        Role::Alone => run_here(entry, matches, None),
+        Role::Member(member) => run_here(entry, matches, Some(*member)),
+        Role::Supervisor => processes::supervise_all(entry, matches),
+    }
+}
+
+fn run_here(
+    entry: &dyn PipelineEntry,
+    matches: &ArgMatches,
+    member: Option<Member>,
+) -> Outcome {
     let quiet = matches.get_flag("quiet");
+    let leads = member.as_ref().is_none_or(Member::leads);
     let notices = Notices::default();
-    let signals = catch(notices.clone(), quiet)?;
+    let signals = catch(notices.clone(), quiet || !leads)?;
     let plan = Plan::new(entry, matches)?;
     let metrics = Arc::new(Metrics::default());
     if quiet {
         metrics.be_quiet();
-    } else {
+    } else if leads {
         announce(&plan, matches);
     }
-    let state = job::state_options(&plan, entry, matches)?;
-    let options = options(&plan, state, notices, Arc::clone(&metrics));
-    let progress =
-        ProgressThread::start(Arc::clone(&metrics), Style::new(quiet), plan.settings.wait);
-    let outcome = run(options);
+    let mut state = job::state_options(&plan, entry, matches)?;
+    if let Some(state) = &mut state
+        && member.as_ref().is_some_and(Member::goes_on)
+    {
+        // The new job was begun by an earlier start of these processes.
+        state.is_fresh = false;
+    }
+    let cluster = member.map(|member| member.join(&notices)).transpose()?;
+    let mut options = options(&plan, state, notices, Arc::clone(&metrics));
+    options.cluster.clone_from(&cluster);
+    let style = Style::new(quiet || !leads);
+    let progress = ProgressThread::start(Arc::clone(&metrics), style, plan.settings.wait);
+    let outcome = match &cluster {
+        Some(cluster) => run_together(cluster, options, &plan, entry, matches),
+        None => run(options).map_err(CliError::from),
+    };
     progress.stop();
     let result = outcome?;
-    conclude(&result, &plan, &metrics, entry, matches)?;
+    if leads {
+        conclude(&result, &plan, &metrics, entry, matches)?;
+    }
     Ok(signals.exit_code().unwrap_or(DONE))
+}
+
+/// Runs one process of several; the others hear why when it fails.
+fn run_together(
+    cluster: &Cluster,
+    options: RunOptions,
+    plan: &Plan,
+    entry: &dyn PipelineEntry,
+    matches: &ArgMatches,
+) -> Result<Summary, CliError> {
+    let config = job::configuration(plan, entry, matches);
+    let outcome = cluster
+        .compare(&config, processes::MAY_DIFFER)
+        .map_err(RunError::from)
+        .and_then(|()| run(options))
+        .map_err(CliError::from);
+    if let Err(error) = &outcome {
+        cluster.fail(error.code(), &error.to_string());
+    }
+    outcome
 }
 
 fn catch(notices: Notices, quiet: bool) -> Result<Signals, CliError> {
@@ -91,6 +139,7 @@ fn options(
         is_at_least_once: settings.is_at_least_once,
         metrics,
         notices,
+        cluster: None,
     }
 }
 
@@ -133,10 +182,11 @@ fn announce(plan: &Plan, matches: &ArgMatches) {
             ""
         },
         settings.workers,
-        if settings.workers == 1 {
-            "worker"
-        } else {
-            "workers"
+        match (settings.workers, settings.processes) {
+            (1, 1) => "worker".to_owned(),
+            (_, 1) => "workers".to_owned(),
+            (1, processes) => format!("worker in each of {processes} processes"),
+            (_, processes) => format!("workers in each of {processes} processes"),
         },
     ));
     terminal::message(format_args!("{}", delivery(plan, matches)));
@@ -198,7 +248,7 @@ fn conclude(
     entry: &dyn PipelineEntry,
     matches: &ArgMatches,
 ) -> Result<(), CliError> {
-    let resources = Resources::now();
+    let resources = Resources::now().with(result.elsewhere);
     if !matches.get_flag("quiet") {
         terminal::message(format_args!("\n{}", summary::text(result, plan, resources)));
         if matches.get_flag("verbose") {

@@ -179,6 +179,7 @@ mod tests {
             outputs: [].into(),
             unmatched: 0,
             wall: std::time::Duration::from_secs(1),
+            elsewhere: crate::cluster::Usage::default(),
         };
         let expected = "\
 input       read  on time  rejected

@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Ending, EpochEntry, Standing};
 use crate::source::Partition;
 use crate::time::{Epoch, EventTime, Offset, PartitionId};
 
 /// Where a partition goes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// The partition.
     pub partition: Partition,
@@ -39,7 +41,7 @@ impl Position {
 }
 
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
     /// The first epoch of this run.
     pub epoch: Epoch,

@@ -25,6 +25,7 @@ use crate::epoch::{
     Audit, Coordinator, CoordinatorOptions, EpochEntry, Instruction, Report, Resume,
 };
 use crate::fault;
+use crate::join::DimLoader;
 use crate::ledger::{Account, LedgerError};
 use crate::source::{OffsetUnit, Partition};
 use crate::state::{Manifest, ObjectRef};
@@ -58,6 +59,8 @@ enum Down {
     },
     Mark(Box<EpochEntry>),
     Released(Epoch),
+    /// A load of the dimension tables that a later mark speaks of, for other processes.
+    Load(Vec<u8>),
     /// The last epoch is behind everybody.
     Finished,
     /// All that is to be read again was said.
@@ -191,7 +194,8 @@ impl ControlView {
         }
     }
 
-    fn hear(&self, down: Down) {
+    /// Takes in what the coordinator says; `load` takes loads of the dimension tables.
+    fn hear(&self, down: Down, load: impl FnOnce(Vec<u8>)) {
         let mut view = self.0.borrow_mut();
         match down {
             Down::Replay {
@@ -209,6 +213,7 @@ impl ControlView {
                 };
                 view.recorded.insert(recorded.entry.epoch, recorded);
             }
+            Down::Load(bytes) => load(bytes),
             Down::Started => view.is_started = true,
             Down::Finished => view.is_finished = true,
             Down::Close {
@@ -275,8 +280,9 @@ impl PostBox {
 pub enum Notice {
     /// The source has these partitions now.
     Found(Vec<Partition>),
-    /// A dimension refresh with this number is ready.
-    Refreshed(u64),
+    /// A dimension refresh with this number is ready; with its contents where other processes
+    /// have to hear of them.
+    Refreshed(u64, Option<Vec<u8>>),
     /// End at the next border.
     Stop,
     /// The log has this epoch for good.
@@ -293,12 +299,17 @@ pub struct Notices(Arc<Mutex<NoticeQueue>>);
 struct NoticeQueue {
     queue: VecDeque<Notice>,
     wake: Option<SyncActivator>,
+    /// In another process than that of the coordinator: the way to it.
+    forward: Option<Box<dyn Fn(Notice) + Send>>,
 }
 
 impl Notices {
     /// Tells the coordinator; callable from any thread, at any time.
     pub fn send(&self, notice: Notice) {
         let mut notices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(forward) = &notices.forward {
+            return forward(notice);
+        }
         notices.queue.push_back(notice);
         if let Some(wake) = &notices.wake {
             // The worker may be gone already: then nobody needs to be woken.
@@ -310,7 +321,15 @@ impl Notices {
     /// its input, its tables and its targets: it has read nothing and written nothing.
     pub fn are_heard(&self) -> bool {
         let notices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        notices.wake.is_some()
+        notices.wake.is_some() || notices.forward.is_some()
+    }
+
+    /// From now on `forward` takes the notices to the coordinator, which is in another process;
+    /// also those that nobody has taken yet.
+    pub fn forward(&self, forward: impl Fn(Notice) + Send + 'static) {
+        let mut notices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        notices.queue.drain(..).for_each(&forward);
+        notices.forward = Some(Box::new(forward));
     }
 
     fn attach(&self, wake: SyncActivator) {
@@ -339,6 +358,10 @@ pub struct ControlOptions {
     pub failure: Failure,
     /// What makes manifests, when the run has a state; on the first worker.
     pub manifests: Option<Manifests>,
+    /// How many workers are in each process.
+    pub local: usize,
+    /// Takes the loads of the dimension tables that come from the coordinator's process.
+    pub dimensions: Option<Arc<dyn DimLoader>>,
 }
 
 /// An epoch of a run.
@@ -365,6 +388,7 @@ pub fn wall_clock() -> EventTime {
 pub fn control_dataflow(worker: &mut Worker, view: &ControlView, options: ControlOptions) {
     let peers = worker.peers() as u64;
     let is_first = worker.index() == 0;
+    let (dimensions, failure) = (options.dimensions.clone(), options.failure.clone());
     worker.dataflow::<u64, _, _>(|scope| {
         let up = source(scope, "Uplink", |capability, info| {
             let view = view.clone();
@@ -414,9 +438,19 @@ pub fn control_dataflow(worker: &mut Worker, view: &ControlView, options: Contro
         let view = view.clone();
         let to_worker = Exchange::new(|(worker, _): &(u64, Down)| *worker);
         down.sink(to_worker, "Downlink", move |(input, _)| {
-            input.for_each(|_, said| said.drain(..).for_each(|(_, down)| view.hear(down)));
+            let hear = |(_, down)| view.hear(down, |bytes| load(dimensions.as_deref(), bytes, &failure));
+            input.for_each(|_, said| said.drain(..).for_each(hear));
         });
     });
+}
+
+/// Takes over a load of the dimension tables. Each worker of a process gets it, so that it is there
+/// before any of them hears of it; the second time it changes nothing.
+fn load(dimensions: Option<&dyn DimLoader>, bytes: Vec<u8>, failure: &Failure) {
+    let restored = dimensions.map(|dimensions| dimensions.restore(&[bytes], 0));
+    if let Some(Err(error)) = restored {
+        failure.set(RunError::Dimensions(error));
+    }
 }
 
 /// The coordinator with its log and its way to the workers.
@@ -430,6 +464,7 @@ struct Desk {
     record: Option<Box<dyn FnMut(Decision)>>,
     is_started: bool,
     peers: u64,
+    local: u64,
     last: Option<Epoch>,
     released: Option<Epoch>,
     published: Option<Epoch>,
@@ -446,6 +481,8 @@ impl Desk {
             offset_unit,
             failure,
             manifests,
+            local,
+            dimensions: _,
         } = options;
         let audit = Audit::new(offset_unit, peers as usize, &resume);
         let coordinator = Coordinator::new(coordinator, &resume, Instant::now());
@@ -459,6 +496,7 @@ impl Desk {
             record,
             is_started: false,
             peers,
+            local: local as u64,
             last: None,
             released: None,
             published: None,
@@ -489,24 +527,32 @@ impl Desk {
         if self.capability.is_none() {
             return Vec::new();
         }
+        let (peers, local) = (self.peers, self.local);
         let answers = self.decide().into_iter();
-        let everyone =
-            answers.flat_map(|answer| (0..self.peers).map(move |worker| (worker, answer.clone())));
+        let everyone = answers.flat_map(|answer| {
+            // The workers of this process share the loads that it has read itself.
+            let first = if matches!(answer, Down::Load(_)) { local } else { 0 };
+            (first..peers).map(move |worker| (worker, answer.clone()))
+        });
         everyone.collect()
     }
 
     /// What there is to say to everybody.
     fn decide(&mut self) -> Vec<Down> {
+        let mut answers = Vec::new();
         for notice in self.notices.take() {
             match notice {
                 Notice::Found(partitions) => self.coordinator.found(partitions),
-                Notice::Refreshed(number) => self.coordinator.refreshed(number),
+                Notice::Refreshed(number, load) => {
+                    // Ahead of the mark that speaks of it.
+                    answers.extend(load.map(Down::Load));
+                    self.coordinator.refreshed(number);
+                }
                 Notice::Stop => self.coordinator.stop(),
                 Notice::Durable(epoch) => self.audit.durable(epoch),
                 Notice::Published(epoch) => self.published = Some(epoch),
             }
         }
-        let mut answers = Vec::new();
         let outcome = self.release(&mut answers);
         if let Err(error) = outcome.and_then(|()| self.follow_borders(&mut answers)) {
             self.failure.set(RunError::Ledger(error));
@@ -569,7 +615,7 @@ impl Desk {
             // Behind what is to be replayed, before any border.
             let replayed = answers
                 .iter()
-                .take_while(|answer| matches!(answer, Down::Replay { .. } | Down::Released(_)));
+                .take_while(|it| matches!(it, Down::Replay { .. } | Down::Released(_) | Down::Load(_)));
             answers.insert(replayed.count(), Down::Started);
         }
         Ok(())
@@ -659,6 +705,8 @@ mod tests {
             offset_unit: OffsetUnit::Records,
             failure: Failure::default(),
             manifests: None,
+            local: 1,
+            dimensions: None,
         };
         let mut desk = Desk::new(None, options, 2);
         assert!(matches!(

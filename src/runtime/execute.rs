@@ -8,18 +8,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::RecvTimeoutError;
 use timely::WorkerConfig;
+use timely::communication::WorkerGuards;
 use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use timely::worker::Worker;
+use uuid::Uuid;
 
 use super::control::{
     ControlOptions, ControlView, Decision, Notice, Notices, control_dataflow, wall_clock,
 };
 use super::manifests::Manifests;
 use super::metrics::{Metrics, OutputCount, Range};
+use super::processes;
 use super::record::{Recorder, StoreOptions, store_parts};
 use super::state::{self, StateOptions};
 use super::{Failure, RunError};
+use crate::cluster::{Cluster, Counters, Part, Plan, Usage, Work};
 use crate::epoch::{CoordinatorOptions, Resume};
 use crate::flow::{Flow, FlowOptions, Keep, RunShared, WorkerContext};
 use crate::join::DimLoader;
@@ -84,6 +89,22 @@ pub struct RunOptions {
     pub metrics: Arc<Metrics>,
     /// How other threads reach the run, to stop it.
     pub notices: Notices,
+    /// This process among several; `None`: it is the only one.
+    pub cluster: Option<Arc<Cluster>>,
+}
+
+impl RunOptions {
+    /// The other processes, when one of them leads.
+    fn leader(&self) -> Option<&Arc<Cluster>> {
+        let cluster = self.cluster.as_ref();
+        cluster.filter(|cluster| !cluster.shape().leads())
+    }
+
+    /// How many workers there are in all processes.
+    fn peers(&self) -> usize {
+        let cluster = self.cluster.as_ref();
+        cluster.map_or(self.workers, |cluster| cluster.shape().peers())
+    }
 }
 
 /// What is left of a run.
@@ -97,16 +118,19 @@ pub struct Summary {
     pub unmatched: u64,
     /// How long it took.
     pub wall: Duration,
+    /// What the other processes together have used.
+    pub elsewhere: Usage,
 }
 
 impl Summary {
     /// Of a run that had nothing to do.
-    const fn nothing(wall: Duration) -> Self {
+    fn nothing(wall: Duration) -> Self {
         Self {
             inputs: Vec::new(),
             outputs: BTreeMap::new(),
             unmatched: 0,
             wall,
+            elsewhere: Usage::default(),
         }
     }
 
@@ -157,20 +181,28 @@ pub fn describe(
 /// The first thing that went wrong; everything before it that was committed stays committed.
 pub fn run(options: RunOptions) -> Result<Summary, RunError> {
     let started = Instant::now();
-    let failure = Failure::default();
     let outputs = describe(&options.pipeline, &options.flow, &options.source);
     let sinks = outputs_with_sinks(&options, &outputs)?;
+    let (run, begun) = match options.leader() {
+        None => lead(&options, &outputs, &sinks)?,
+        Some(cluster) => follow(&options, cluster, &outputs, &sinks)?,
+    };
+    let cluster = options.cluster.clone();
+    let Begun::Now(beginning) = begun else {
+        if let Some(cluster) = &cluster {
+            cluster.meet(run);
+            together(cluster, &options.metrics, 0, Total::new(), &outputs);
+        }
+        return Ok(Summary::nothing(started.elapsed()));
+    };
     let Beginning {
         resume,
         partitions,
         kept,
         job,
         recorder,
-    } = match begin(&options, &sinks)? {
-        Begun::Now(beginning) => *beginning,
-        Begun::Drained => return Ok(Summary::nothing(started.elapsed())),
-    };
-    prepare_sinks(&outputs, &sinks, partitions.len(), job.as_deref())?;
+        run_label,
+    } = *beginning;
     let shared = Arc::new(RunShared {
         pipeline: options.pipeline.name(),
         options: options.flow.clone(),
@@ -179,28 +211,173 @@ pub fn run(options: RunOptions) -> Result<Summary, RunError> {
         sinks,
         has_state: kept.is_some(),
         sink_context: SinkContext {
-            run_label: options.run_label.clone(),
+            run_label,
             job,
             is_at_least_once: options.is_at_least_once,
             ..SinkContext::default()
         },
         metrics: Arc::clone(&options.metrics),
         notices: options.notices.clone(),
-        failure: failure.clone(),
+        failure: Failure::default(),
         unmatched: AtomicU64::new(0),
         declared: Mutex::default(),
     });
-    tell_found(&options.notices, &shared.resume, &partitions);
-    let helpers = Helpers::start(&options, kept.as_ref());
-    let abort = Arc::clone(&shared.sink_context.abort);
-    let metrics = Arc::clone(&options.metrics);
-    let ledgers = step_workers(options, &shared, kept, recorder);
+    if let Some(cluster) = &cluster {
+        count(cluster, &shared, &outputs);
+        cluster.meet(run);
+    }
+    let ledgers = work(options, &shared, kept, recorder, &partitions)?;
+    let mut fates = total(&ledgers);
+    let metrics = &shared.metrics;
+    let mut unmatched = shared.unmatched.load(Ordering::Relaxed);
+    if let Some(cluster) = &cluster {
+        fates = together(cluster, metrics, unmatched, fates, &outputs);
+        unmatched += metrics.unmatched_elsewhere();
+    }
+    Ok(Summary {
+        inputs: inputs(metrics, &fates, partitions),
+        outputs: metrics.outputs(),
+        unmatched,
+        wall: started.elapsed(),
+        elsewhere: metrics.usage_elsewhere(),
+    })
+}
+
+/// Reads, computes and commits, until nothing is left to be done here.
+fn work(
+    options: RunOptions,
+    shared: &Arc<RunShared>,
+    kept: Option<Kept>,
+    recorder: Option<Recorder>,
+    partitions: &[Partition],
+) -> Result<Ledgers, RunError> {
+    let helpers = if options.leader().is_some() {
+        // New partitions and tables are the business of process 0.
+        Helpers::none()
+    } else {
+        tell_found(&options.notices, &shared.resume, partitions);
+        Helpers::start(&options, kept.as_ref())
+    };
+    let ledgers = step_workers(options, shared, kept, recorder);
     helpers.stop();
-    if let Some(error) = failure.take() {
-        abort.store(true, Ordering::SeqCst);
+    if let Some(error) = shared.failure.take() {
+        shared.sink_context.abort.store(true, Ordering::SeqCst);
         return Err(error);
     }
-    Ok(summarize(&metrics, &shared, &ledgers?, partitions, started))
+    ledgers
+}
+
+/// Finds out where the run goes on, and prepares the targets; tells the other processes, if there
+/// are any. Also what tells this run from any other.
+fn lead(
+    options: &RunOptions,
+    outputs: &[OutputSpec],
+    sinks: &Sinks,
+) -> Result<(Uuid, Begun), RunError> {
+    let nonce = |state: &StateOptions| state.starter.nonce;
+    let run = options.state.as_ref().map_or_else(Uuid::new_v4, nonce);
+    let (begun, loads) = begin(options, sinks)?;
+    if let Begun::Now(beginning) = &begun {
+        let job = beginning.job.as_deref();
+        prepare_sinks(outputs, sinks, beginning.partitions.len(), job)?;
+    }
+    if let Some(cluster) = &options.cluster {
+        let work = match &begun {
+            Begun::Now(beginning) => Some(Box::new(beginning.work(loads))),
+            Begun::Drained => None,
+        };
+        cluster.hand_out(Plan { run, work });
+    }
+    Ok((run, begun))
+}
+
+/// Goes on where process 0 says.
+fn follow(
+    options: &RunOptions,
+    cluster: &Arc<Cluster>,
+    outputs: &[OutputSpec],
+    sinks: &Sinks,
+) -> Result<(Uuid, Begun), RunError> {
+    processes::forward_notices(&options.notices, cluster);
+    let plan = cluster.plan();
+    let Some(work) = plan.work else {
+        return Ok((plan.run, Begun::Drained));
+    };
+    let work = *work;
+    if let Some(dimensions) = options.pipeline.dimensions() {
+        let restored = dimensions.restore(&work.loads, 0);
+        restored.map_err(RunError::Dimensions)?;
+    }
+    let found = match (&options.state, work.job) {
+        (Some(state), Some(part)) => Some((state, processes::find(state, plan.run, part)?)),
+        _ => None,
+    };
+    // Nothing is to be claimed any more, but each host needs its folders.
+    prepare_sinks(outputs, sinks, work.partitions as usize, None)?;
+    let (kept, job) = found.map_or((None, None), |(state, found)| {
+        let kept = Kept {
+            store: StoreOptions {
+                storage: Arc::clone(&state.storage),
+                job: found.job.job,
+                run: found.job.run,
+            },
+            restored: Arc::new(found.restored),
+            manifest: None,
+            shards: shards_of(sinks),
+        };
+        (Some(kept), Some(Arc::new(found.job)))
+    });
+    let beginning = Beginning {
+        resume: work.resume,
+        partitions: Vec::new(),
+        kept,
+        job,
+        recorder: None,
+        run_label: work.run_label,
+    };
+    Ok((plan.run, Begun::Now(Box::new(beginning))))
+}
+
+/// Has what is counted told to process 0, which shows it.
+fn count(cluster: &Arc<Cluster>, shared: &Arc<RunShared>, outputs: &[OutputSpec]) {
+    if !cluster.shape().leads() {
+        shared.metrics.will_share();
+    }
+    let names: Vec<_> = outputs.iter().map(|output| output.name).collect();
+    let (own, usage) = (Arc::clone(shared), cluster.usage_of_this());
+    let metrics = Arc::clone(&shared.metrics);
+    cluster.count(Counters {
+        own: Box::new(move || {
+            let unmatched = own.unmatched.load(Ordering::Relaxed);
+            own.metrics.share(unmatched, usage())
+        }),
+        other: Box::new(move |process, share| metrics.absorb(process, share, &names)),
+    });
+}
+
+/// Hands in what was done here, or, in process 0, adds what all others have done. Nothing is left
+/// to be done by anybody afterwards.
+fn together(
+    cluster: &Cluster,
+    metrics: &Metrics,
+    unmatched: u64,
+    mut fates: Total,
+    outputs: &[OutputSpec],
+) -> Total {
+    if !cluster.shape().leads() {
+        let share = metrics.share(unmatched, cluster.usage_of_this()());
+        cluster.hand_in(Part { share, fates });
+        return Total::new();
+    }
+    let names: Vec<_> = outputs.iter().map(|output| output.name).collect();
+    for (process, part) in cluster.parts() {
+        metrics.absorb(process, part.share, &names);
+        for (partition, more) in part.fates {
+            *fates.entry(partition).or_default() += more;
+        }
+    }
+    cluster.leave();
+    fates
 }
 
 /// The sinks of each output, by its name.
@@ -262,7 +439,24 @@ struct Beginning {
     partitions: Vec<Partition>,
     kept: Option<Kept>,
     job: Option<Arc<JobContext>>,
-    recorder: Recorder,
+    /// In the process of the coordinator.
+    recorder: Option<Recorder>,
+    run_label: String,
+}
+
+impl Beginning {
+    /// What the other processes must know of it.
+    fn work(&self, loads: Vec<Vec<u8>>) -> Work {
+        let manifest = self.kept.as_ref().and_then(|kept| kept.manifest.as_ref());
+        let job = self.job.as_deref();
+        Work {
+            resume: self.resume.clone(),
+            partitions: self.partitions.len() as u32,
+            run_label: self.run_label.clone(),
+            loads,
+            job: job.map(|job| processes::job_part(job, manifest)),
+        }
+    }
 }
 
 /// What a run with a state has of it.
@@ -280,21 +474,26 @@ enum Begun {
     Drained,
 }
 
-fn begin(options: &RunOptions, sinks: &Sinks) -> Result<Begun, RunError> {
+/// Where the run goes on, and the loads of the dimension tables that it needs for that.
+fn begin(options: &RunOptions, sinks: &Sinks) -> Result<(Begun, Vec<Vec<u8>>), RunError> {
     let dimensions = options.pipeline.dimensions();
     let started_at = options.flow.ingest.started_at;
     let Some(state) = &options.state else {
         let partitions = options.source.partitions().map_err(RunError::Source)?;
-        if let Some(dimensions) = dimensions {
+        if let Some(dimensions) = &dimensions {
             dimensions.first(0).map_err(RunError::Dimensions)?;
         }
-        return Ok(Begun::Now(Box::new(Beginning {
+        let beginning = Beginning {
             resume: Resume::fresh(partitions.clone(), started_at),
             partitions,
             kept: None,
             job: None,
-            recorder: Recorder::new(None, options.notices.clone()),
-        })));
+            recorder: Some(Recorder::new(None, options.notices.clone())),
+            run_label: options.run_label.clone(),
+        };
+        let loads = dimensions.map(|dimensions| dimensions.stored().bytes);
+        let loads = loads.into_iter().collect();
+        return Ok((Begun::Now(Box::new(beginning)), loads));
     };
     let shards = shards_of(sinks);
     let setting = state::Setting {
@@ -312,10 +511,11 @@ fn begin(options: &RunOptions, sinks: &Sinks) -> Result<Begun, RunError> {
         terminal::message(format_args!(
             "its input was declared complete and everything is committed; --fresh begins a new job"
         ));
-        return Ok(Begun::Drained);
+        return Ok((Begun::Drained, Vec::new()));
     }
+    let loads = opened.loads;
     let recorder = Some((opened.writer, opened.retention));
-    Ok(Begun::Now(Box::new(Beginning {
+    let beginning = Beginning {
         resume: opened.resume,
         partitions: opened.partitions,
         kept: Some(Kept {
@@ -329,8 +529,10 @@ fn begin(options: &RunOptions, sinks: &Sinks) -> Result<Begun, RunError> {
             shards,
         }),
         job: Some(Arc::new(opened.job)),
-        recorder: Recorder::new(recorder, options.notices.clone()),
-    })))
+        recorder: Some(Recorder::new(recorder, options.notices.clone())),
+        run_label: options.run_label.clone(),
+    };
+    Ok((Begun::Now(Box::new(beginning)), loads))
 }
 
 /// Partitions that are there now and that the state does not know were found since.
@@ -342,7 +544,10 @@ fn tell_found(notices: &Notices, resume: &Resume, partitions: &[Partition]) {
     }
 }
 
-type Ledgers = Vec<BTreeMap<PartitionId, Fates>>;
+/// The fates of what was read.
+type Total = BTreeMap<PartitionId, Fates>;
+/// Those of each worker.
+type Ledgers = Vec<Total>;
 
 type Record = Box<dyn FnMut(Decision) + Send>;
 
@@ -355,17 +560,20 @@ struct WorkerKit {
     /// For the first worker of the run.
     record: Mutex<Option<Record>>,
     kept: Option<Kept>,
+    cluster: Option<Arc<Cluster>>,
+    /// How many workers are in each process.
+    local: usize,
 }
 
 fn step_workers(
     options: RunOptions,
     shared: &Arc<RunShared>,
     kept: Option<Kept>,
-    recorder: Recorder,
+    recorder: Option<Recorder>,
 ) -> Result<Ledgers, RunError> {
     let workers = options.workers;
     let coordinator = CoordinatorOptions {
-        workers,
+        workers: options.peers(),
         epoch: options.epoch,
         checkpoint: options.checkpoint,
         grain: options.flow.ingest.grain,
@@ -377,41 +585,72 @@ fn step_workers(
         pipeline,
         metrics,
         notices,
+        cluster,
         ..
     } = options;
-    let mut append = recorder.start(shared.failure.clone());
-    let record: Record = Box::new(move |decision| match decision {
+    let kit = WorkerKit {
+        pipeline,
+        shared: Arc::clone(shared),
+        coordinator,
+        notices,
+        record: Mutex::new(recorder.map(|it| record(it, metrics, &shared.failure))),
+        kept,
+        cluster: cluster.clone(),
+        local: workers,
+    };
+    let step = move |worker: &mut Worker| guarded_worker(worker, &kit);
+    let Some(cluster) = cluster else {
+        let config = if workers == 1 {
+            timely::Config::thread()
+        } else {
+            timely::Config::process(workers)
+        };
+        let guards = timely::execute(config, step).map_err(RunError::Worker)?;
+        return ledgers(guards.join());
+    };
+    let (builders, guard) = processes::networking(&cluster)?;
+    let config = WorkerConfig::default();
+    let guards = timely::execute::execute_from(builders, guard, config, step);
+    join(guards.map_err(RunError::Worker)?, &shared.failure)
+}
+
+/// What becomes of the coordinator's decisions.
+fn record(recorder: Recorder, metrics: Arc<Metrics>, failure: &Failure) -> Record {
+    let mut append = recorder.start(failure.clone());
+    Box::new(move |decision| match decision {
         Decision::Replayed(entry) => metrics.decided(&entry),
         Decision::Decided(entry) => {
             metrics.decided(&entry);
             append(LogItem::Epoch(entry));
         }
         Decision::Checkpoint(manifest) => append(LogItem::Manifest(manifest)),
+    })
+}
+
+fn ledgers(results: Vec<Result<Total, String>>) -> Result<Ledgers, RunError> {
+    let results = results.into_iter().collect::<Result<Ledgers, String>>();
+    results.map_err(RunError::Worker)
+}
+
+/// Waits for the workers of this process, whose connections end only when those of all other
+/// processes do; after a failure nobody waits for that.
+fn join(guards: WorkerGuards<Total>, failure: &Failure) -> Result<Ledgers, RunError> {
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    std::thread::spawn(move || {
+        // Nobody waits any more: then the run has failed.
+        let _ = sender.send(guards.join());
     });
-    let kit = WorkerKit {
-        pipeline,
-        shared: Arc::clone(shared),
-        coordinator,
-        notices,
-        record: Mutex::new(Some(record)),
-        kept,
-    };
-    let config = if workers == 1 {
-        timely::Config::thread()
-    } else {
-        timely::Config::process(workers)
-    };
-    let config = timely::Config {
-        worker: WorkerConfig::default(),
-        ..config
-    };
-    let guards = timely::execute(config, move |worker| guarded_worker(worker, &kit));
-    let guards = guards.map_err(RunError::Worker)?;
-    guards
-        .join()
-        .into_iter()
-        .collect::<Result<Ledgers, String>>()
-        .map_err(RunError::Worker)
+    loop {
+        match receiver.recv_timeout(LOOK) {
+            Ok(results) => return ledgers(results),
+            Err(RecvTimeoutError::Timeout) if !failure.is_set() => {}
+            Err(RecvTimeoutError::Timeout) => return Ok(Vec::new()),
+            Err(RecvTimeoutError::Disconnected) => {
+                let text = "its connections with the other processes".to_owned();
+                return Err(RunError::Worker(text));
+            }
+        }
+    }
 }
 
 /// Runs one worker; a panic ends the run as a failure, so that the other workers do not wait for
@@ -466,17 +705,25 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
         offset_unit: kit.shared.source.offset_unit(),
         failure: kit.shared.failure.clone(),
         manifests: kit.manifests().filter(|_| worker.index() == 0),
+        local: kit.local,
+        dimensions: kit.pipeline.dimensions(),
     };
     control_dataflow(worker, &view, control);
     let keep = kit.keep(worker.index(), &view);
     let context = worker_context(worker, view, keep, Arc::clone(&kit.shared));
     build(worker, Rc::clone(&context), &*kit.pipeline);
     while worker.has_dataflows() {
+        if let Some(cluster) = &kit.cluster {
+            cluster.step(worker.index());
+        }
         if kit.shared.failure.is_set() {
             drop_dataflows(worker);
             return BTreeMap::new();
         }
         worker.step_or_park(Some(LOOK));
+    }
+    if let Some(cluster) = &kit.cluster {
+        cluster.is_done(worker.index());
     }
     context.end_ledger();
     context.ledger.borrow().total().clone()
@@ -514,42 +761,39 @@ fn drop_dataflows(worker: &mut Worker) {
     }
 }
 
-fn summarize(
-    metrics: &Metrics,
-    shared: &RunShared,
-    ledgers: &Ledgers,
-    mut partitions: Vec<Partition>,
-    started: Instant,
-) -> Summary {
-    let mut fates: BTreeMap<PartitionId, Fates> = BTreeMap::new();
+/// The fates over all workers.
+fn total(ledgers: &Ledgers) -> Total {
+    let mut fates = Total::new();
     for (partition, part) in ledgers.iter().flatten() {
         *fates.entry(*partition).or_default() += *part;
     }
+    fates
+}
+
+/// What was read of each partition, and what became of it.
+fn inputs(
+    metrics: &Metrics,
+    fates: &Total,
+    mut partitions: Vec<Partition>,
+) -> Vec<(Partition, Range, Fates)> {
     let ranges = metrics.ranges();
     partitions.extend(metrics.found());
-    let inputs = partitions.into_iter().map(|partition| {
+    let input = |partition: Partition| {
         let id = partition.id;
         let range = ranges.get(&id).copied().unwrap_or_default();
-        (
-            partition,
-            range,
-            fates.get(&id).copied().unwrap_or_default(),
-        )
-    });
-    Summary {
-        inputs: inputs.collect(),
-        outputs: metrics.outputs(),
-        unmatched: shared.unmatched.load(Ordering::Relaxed),
-        wall: started.elapsed(),
-    }
+        let fates = fates.get(&id).copied().unwrap_or_default();
+        (partition, range, fates)
+    };
+    partitions.into_iter().map(input).collect()
 }
 
 /// Reads the dimension tables again; what has changed is stored before the coordinator hears of
-/// it. `unstored`: a load that could not be stored yet.
+/// it. `unstored`: a load that could not be stored yet; `tells`: whether other processes need it.
 fn refresh(
     dimensions: &dyn DimLoader,
     storage: Option<&dyn Storage>,
     unstored: &mut Option<u64>,
+    tells: bool,
     notices: &Notices,
 ) {
     let failed = |error: &dyn std::fmt::Display| {
@@ -569,7 +813,8 @@ fn refresh(
         return failed(&error);
     }
     *unstored = None;
-    notices.send(Notice::Refreshed(number));
+    let load = tells.then(|| dimensions.stored().bytes);
+    notices.send(Notice::Refreshed(number, load));
 }
 
 /// The threads that look for new partitions and for changed dimension tables.
@@ -579,11 +824,15 @@ struct Helpers {
 }
 
 impl Helpers {
-    fn start(options: &RunOptions, kept: Option<&Kept>) -> Self {
-        let mut helpers = Self {
+    fn none() -> Self {
+        Self {
             stop: Arc::default(),
             threads: Vec::new(),
-        };
+        }
+    }
+
+    fn start(options: &RunOptions, kept: Option<&Kept>) -> Self {
+        let mut helpers = Self::none();
         if let Some(interval) = options.source.discovery_interval() {
             let (source, notices) = (Arc::clone(&options.source), options.notices.clone());
             helpers.every(interval, move || {
@@ -598,9 +847,9 @@ impl Helpers {
         {
             let notices = options.notices.clone();
             let storage = kept.map(|kept| Arc::clone(&kept.store.storage));
-            let mut unstored = None;
+            let (mut unstored, tells) = (None, options.cluster.is_some());
             let mut refresh =
-                move || refresh(&*dimensions, storage.as_deref(), &mut unstored, &notices);
+                move || refresh(&*dimensions, storage.as_deref(), &mut unstored, tells, &notices);
             if kept.is_some() {
                 // What has changed while nobody ran.
                 refresh();

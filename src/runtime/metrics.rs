@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::cluster::share::OutputShare;
+use crate::cluster::{Share, Usage};
 use crate::decode::DeadLetter;
 use crate::epoch::{EpochEntry, Standing};
 use crate::sink::Written;
@@ -15,6 +17,8 @@ use crate::source::Partition;
 use crate::terminal;
 use crate::time::{EventTime, Offset, PartitionId};
 
+/// So many windows are remembered, not to count them twice.
+const RECENT_WINDOWS: usize = 65_536;
 /// How many dead letters are shown to people as they come.
 const SHOWN_DEAD_LETTERS: u64 = 5;
 
@@ -45,6 +49,10 @@ struct Tables {
     found: Vec<Partition>,
     outputs: BTreeMap<&'static str, OutputCount>,
     recent_windows: BTreeMap<&'static str, BTreeSet<EventTime>>,
+    /// Those of them that were not shared yet; `None` where nobody else shows them.
+    unshared_windows: Option<BTreeMap<&'static str, Vec<EventTime>>>,
+    /// What other processes have done.
+    elsewhere: BTreeMap<usize, Share>,
     open_windows: BTreeMap<usize, usize>,
     holding: Option<(PartitionId, EventTime)>,
     newest: EventTime,
@@ -76,6 +84,8 @@ impl Default for Metrics {
             found: Vec::new(),
             outputs: BTreeMap::new(),
             recent_windows: BTreeMap::new(),
+            unshared_windows: None,
+            elsewhere: BTreeMap::new(),
             open_windows: BTreeMap::new(),
             holding: None,
             newest: EventTime::MIN,
@@ -167,10 +177,13 @@ impl Metrics {
             let recent = tables.recent_windows.entry(output).or_default();
             let is_new = recent.insert(end);
             // Results come in order of window ends, except for revisions and between workers.
-            while recent.len() > 4096 {
+            while recent.len() > RECENT_WINDOWS {
                 recent.pop_first();
             }
             tables.outputs.entry(output).or_default().windows += u64::from(is_new);
+            if is_new && let Some(unshared) = &mut tables.unshared_windows {
+                unshared.entry(output).or_default().push(end);
+            }
         }
     }
 
@@ -242,19 +255,85 @@ impl Metrics {
         ));
     }
 
-    /// The counters now.
-    pub fn progress(&self) -> Progress {
-        let tables = self.tables();
-        Progress {
+    /// From now on [`Metrics::share`] tells what is counted here.
+    pub fn will_share(&self) {
+        self.tables().unshared_windows = Some(BTreeMap::new());
+    }
+
+    /// What was counted here, for the process that shows it; windows only once.
+    pub fn share(&self, unmatched: u64, usage: Usage) -> Share {
+        let mut tables = self.tables();
+        let mut windows = tables.unshared_windows.as_mut().map(std::mem::take);
+        let mut new_windows = |name: &str| windows.as_mut()?.remove(name);
+        let outputs = tables.outputs.iter().map(|(name, count)| OutputShare {
+            name: (*name).to_owned(),
+            rows: count.written.rows,
+            bytes: count.written.bytes,
+            new_windows: new_windows(name).unwrap_or_default(),
+        });
+        let outputs = outputs.collect();
+        let recorded = tables.latency.iter_recorded();
+        Share {
             read: self.read.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
             rejected: self.rejected.load(Relaxed),
             on_time: self.on_time.load(Relaxed),
             late: self.late.load(Relaxed),
+            unmatched,
+            open_windows: tables.open_windows.values().copied().max().unwrap_or(0),
+            outputs,
+            latencies: recorded
+                .map(|step| (step.value_iterated_to(), step.count_since_last_iteration()))
+                .collect(),
+            usage,
+        }
+    }
+
+    /// Another process has counted this. `names`: the outputs that there are.
+    pub fn absorb(&self, process: usize, mut share: Share, names: &[&'static str]) {
+        for output in &mut share.outputs {
+            let ends = std::mem::take(&mut output.new_windows);
+            if let Some(name) = names.iter().find(|name| **name == output.name) {
+                self.windows(name, ends.into_iter());
+                // So that it is among those that are shown.
+                self.tables().outputs.entry(name).or_default();
+            }
+        }
+        self.tables().elsewhere.insert(process, share);
+    }
+
+    /// Records of other processes whose dimension row was missing.
+    pub fn unmatched_elsewhere(&self) -> u64 {
+        let tables = self.tables();
+        tables.elsewhere.values().map(|share| share.unmatched).sum()
+    }
+
+    /// What all other processes together have used.
+    pub fn usage_elsewhere(&self) -> Usage {
+        let tables = self.tables();
+        let usages = tables.elsewhere.values().map(|share| share.usage);
+        usages.fold(Usage::default(), |sum, usage| Usage {
+            cpu: sum.cpu + usage.cpu,
+            peak_rss: sum.peak_rss + usage.peak_rss,
+        })
+    }
+
+    /// The counters now, of all processes.
+    pub fn progress(&self) -> Progress {
+        let tables = self.tables();
+        let elsewhere = |count: fn(&Share) -> u64| tables.elsewhere.values().map(count).sum::<u64>();
+        let open_here = tables.open_windows.values().copied();
+        let open_elsewhere = tables.elsewhere.values().map(|share| share.open_windows);
+        Progress {
+            read: self.read.load(Relaxed) + elsewhere(|share| share.read),
+            bytes: self.bytes.load(Relaxed) + elsewhere(|share| share.bytes),
+            rejected: self.rejected.load(Relaxed) + elsewhere(|share| share.rejected),
+            on_time: self.on_time.load(Relaxed) + elsewhere(|share| share.on_time),
+            late: self.late.load(Relaxed) + elsewhere(|share| share.late),
             epochs: self.epochs.load(Relaxed),
             checkpoints: self.checkpoints.load(Relaxed),
             watermark: EventTime(self.watermark.load(Relaxed)),
-            open_windows: tables.open_windows.values().copied().max().unwrap_or(0),
+            open_windows: open_here.chain(open_elsewhere).max().unwrap_or(0),
             holding: tables.holding,
             newest: tables.newest,
         }
@@ -270,15 +349,65 @@ impl Metrics {
         self.tables().found.clone()
     }
 
-    /// What was written to each output.
+    /// What was written to each output, by all processes.
     pub fn outputs(&self) -> BTreeMap<&'static str, OutputCount> {
-        self.tables().outputs.clone()
+        let tables = self.tables();
+        let mut outputs = tables.outputs.clone();
+        for share in tables.elsewhere.values().flat_map(|share| &share.outputs) {
+            if let Some(count) = outputs.get_mut(share.name.as_str()) {
+                count.written += Written {
+                    rows: share.rows,
+                    bytes: share.bytes,
+                };
+            }
+        }
+        outputs
     }
 
     /// Milliseconds from an epoch's border to its commit, at 50, 90, 99 and 100 percent.
     pub fn latency_ms(&self) -> [f64; 4] {
         let tables = self.tables();
-        [50.0, 90.0, 99.0, 100.0]
-            .map(|percent| tables.latency.value_at_percentile(percent) as f64 / 1000.0)
+        let mut all = tables.latency.clone();
+        for (micros, times) in tables.elsewhere.values().flat_map(|it| &it.latencies) {
+            all.saturating_record_n(*micros, *times);
+        }
+        [50.0, 90.0, 99.0, 100.0].map(|percent| all.value_at_percentile(percent) as f64 / 1000.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_counts_as_if_it_had_happened_here() {
+        let (here, there) = (Metrics::default(), Metrics::default());
+        there.will_share();
+        let at = |times: &[i64]| times.iter().map(|time| EventTime(*time)).collect::<Vec<_>>();
+        let rows = |rows| Written { rows, bytes: 10 * rows };
+        here.windows("windows", at(&[1, 2]).into_iter());
+        there.windows("windows", at(&[2, 3]).into_iter());
+        here.wrote("windows", rows(2));
+        there.wrote("windows", rows(3));
+        there.wrote("late", rows(1));
+        there.read(7, 70, 1);
+        there.committed_after(Duration::from_millis(40));
+        let usage = Usage {
+            cpu: Duration::from_secs(1),
+            peak_rss: 5,
+        };
+        let names = ["windows", "late"];
+        here.absorb(1, there.share(4, usage), &names);
+        there.windows("windows", at(&[4]).into_iter());
+        // Said again with more: the counters are those from the start on.
+        here.absorb(1, there.share(4, usage), &names);
+        let outputs = here.outputs();
+        assert_eq!(outputs["windows"].windows, 4);
+        assert_eq!(outputs["windows"].written, rows(5));
+        assert_eq!(outputs["late"].written, rows(1));
+        let progress = here.progress();
+        assert_eq!((progress.read, progress.bytes, progress.rejected), (7, 70, 1));
+        assert_eq!((here.unmatched_elsewhere(), here.usage_elsewhere()), (4, usage));
+        assert!((39.0..41.0).contains(&here.latency_ms()[3]), "{:?}", here.latency_ms());
     }
 }

@@ -5,6 +5,7 @@
 //! * [`ingest`]: what one worker reads.
 //! * [`state`]: what it finds in its state, and where it goes on from there.
 //! * [`manifests`]: when a checkpoint is complete, and what its manifest says.
+//! * `processes`: how a run begins and ends that has several processes.
 //! * [`metrics`]: what is counted while it goes on.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 
+use crate::cluster::ClusterError;
 use crate::join::DimError;
 use crate::ledger::LedgerError;
 use crate::sink::SinkError;
@@ -25,6 +27,7 @@ mod execute;
 pub mod ingest;
 pub mod manifests;
 pub mod metrics;
+mod processes;
 mod record;
 pub mod state;
 
@@ -66,6 +69,9 @@ pub enum RunError {
     /// An option makes no sense for this pipeline.
     #[error("{0}")]
     Usage(String),
+    /// Another process did not come, or was lost.
+    #[error("{0}")]
+    Peer(String),
     /// A worker panicked.
     #[error("a worker failed: {0}; this is a defect of highwater")]
     Worker(String),
@@ -95,6 +101,15 @@ impl RunError {
                 ..
             }
         )
+    }
+}
+
+impl From<ClusterError> for RunError {
+    fn from(error: ClusterError) -> Self {
+        match error {
+            ClusterError::Mismatch(text) => Self::Usage(text),
+            ClusterError::Peer(text) => Self::Peer(text),
+        }
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Opened {
     pub restored: Vec<Checkpoint>,
     /// The partitions that are there now.
     pub partitions: Vec<Partition>,
+    /// The loads of the dimension tables that are in use, as they are stored, oldest first.
+    pub loads: Vec<Vec<u8>>,
 }
 
 /// What the run is, apart from its state.
@@ -98,7 +100,7 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
         let mut writer = claim.go_on()?;
         let retention = writer.retention(options.history, &past.job, Some(&past));
         let resume = resume(&past, setting.started_at);
-        restore_dimensions(state, writer.run(), &resume, setting)?;
+        let loads = restore_dimensions(state, writer.run(), &resume, setting)?;
         return Ok(Opened {
             job: job_context(options, &writer, past.job.job, Some(&past)),
             resume,
@@ -107,6 +109,7 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
             manifest: past.manifest,
             restored,
             partitions,
+            loads,
         });
     }
     let partitions = setting.source.partitions().map_err(RunError::Source)?;
@@ -135,6 +138,7 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
         manifest: None,
         restored: Vec::new(),
         partitions,
+        loads: setting.dimensions.map(|it| it.stored().bytes).into_iter().collect(),
     })
 }
 
@@ -277,23 +281,22 @@ fn first_load(
     Ok(Some(number))
 }
 
-/// Puts the dimension tables back as they were.
+/// Puts the dimension tables back as they were; the loads that were needed for it.
 fn restore_dimensions(
     storage: &dyn Storage,
     run: RunNumber,
     resume: &Resume,
     setting: &Setting<'_>,
-) -> Result<(), RunError> {
+) -> Result<Vec<Vec<u8>>, RunError> {
     let Some(dimensions) = setting.dimensions else {
-        return Ok(());
+        return Ok(Vec::new());
     };
     let recorded = resume.recorded.iter().filter_map(|entry| entry.dims);
     let last = recorded.max().or(resume.dims_next).unwrap_or(resume.dims);
     let loads = dims::load_up_to(storage, last)?;
     let next = dims::first_number(run);
-    dimensions
-        .restore(&loads, next)
-        .map_err(RunError::Dimensions)
+    let restored = dimensions.restore(&loads, next);
+    restored.map_err(RunError::Dimensions).map(|()| loads)
 }
 
 /// Whether nothing is left to be done: the input was declared complete, and all of it is

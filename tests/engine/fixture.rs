@@ -589,5 +589,6 @@ pub fn run_into(
         is_at_least_once: false,
         metrics,
         notices: highwater::runtime::control::Notices::default(),
+        cluster: None,
     })
 }

@@ -142,7 +142,7 @@ impl LogWriter {
             storage: Arc::clone(&self.storage),
             run: self.run,
             nonce: self.nonce,
-            last: Arc::clone(&self.last),
+            last: Some(Arc::clone(&self.last)),
         }
     }
 }
@@ -162,24 +162,54 @@ pub struct LogView {
     storage: Arc<dyn Storage>,
     run: RunNumber,
     nonce: Uuid,
-    last: Arc<AtomicU64>,
+    /// The number of the last object written, beside the writer.
+    last: Option<Arc<AtomicU64>>,
 }
 
 impl LogView {
+    /// The log as the other processes of a run see it, whose takeover has this nonce: they do not
+    /// know how far it was written.
+    pub fn elsewhere(storage: Arc<dyn Storage>, run: RunNumber, nonce: Uuid) -> Self {
+        Self {
+            storage,
+            run,
+            nonce,
+            last: None,
+        }
+    }
+
+    /// Whether the run that has this nonce can be seen in the log, or a newer one.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn sees_the_run(&self) -> Result<bool, StateError> {
+        let top = highest(&*self.storage)?;
+        Ok(top.is_some_and(|(_, top)| top.nonce == self.nonce || top.run > self.run))
+    }
+
     fn newest(&self) -> Result<RunNumber, StateError> {
-        // What follows the own last object is the own next one, or the takeover of a newer run,
-        // which is never deleted. So the log need not be listed as long as nothing has happened.
-        let mut number = self.last.load(Ordering::Acquire);
-        loop {
-            number += 1;
-            match LogObject::read(&*self.storage, number)? {
-                None => return Ok(self.run),
-                Some(object) if object.nonce == self.nonce => {}
-                Some(_) => break,
-            }
+        if let Some(last) = &self.last
+            && self.is_alone(last.load(Ordering::Acquire))?
+        {
+            return Ok(self.run);
         }
         let top = highest(&*self.storage)?;
         Ok(top.map_or(self.run, |(_, object)| object.run))
+    }
+
+    /// Whether nothing but this run's own objects stand after this number.
+    ///
+    /// What follows the own last object is the own next one, or the takeover of a newer run, which
+    /// is never deleted. So the log need not be listed as long as nothing has happened.
+    fn is_alone(&self, mut number: u64) -> Result<bool, StateError> {
+        loop {
+            number += 1;
+            match LogObject::read(&*self.storage, number)? {
+                None => return Ok(true),
+                Some(object) if object.nonce == self.nonce => {}
+                Some(_) => return Ok(false),
+            }
+        }
     }
 }
 
