@@ -178,10 +178,7 @@ impl Member {
 }
 
 /// The addresses of the hostfile, and the place where this process listens.
-fn by_hostfile(
-    matches: &ArgMatches,
-    shape: Shape,
-) -> Result<(Vec<String>, TcpListener), CliError> {
+fn by_hostfile(matches: &ArgMatches, shape: Shape) -> Result<(Vec<String>, TcpListener), CliError> {
     let Some(path) = matches.get_one::<String>("hostfile") else {
         return Err(CliError::usage(
             "-p needs --hostfile FILE: a line HOST:PORT for each process; without -p, -n N starts \
@@ -228,7 +225,9 @@ pub fn supervise_all(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Result<
     let signals = Signals::take(move || {
         stopped.stop();
         if !quiet {
-            terminal::message(format_args!("stopping all processes… (once more to stop at once)"));
+            terminal::message(format_args!(
+                "stopping all processes… (once more to stop at once)"
+            ));
         }
         Answer::Finish
     });
@@ -268,7 +267,10 @@ mod tests {
     #[test]
     fn one_process_is_alone_and_several_are_supervised() {
         assert!(matches!(role(&parse(&[])), Ok(Role::Alone)));
-        assert!(matches!(role(&parse(&["-n", "1", "-p", "0"])), Ok(Role::Alone)));
+        assert!(matches!(
+            role(&parse(&["-n", "1", "-p", "0"])),
+            Ok(Role::Alone)
+        ));
         assert!(matches!(role(&parse(&["-n", "2"])), Ok(Role::Supervisor)));
     }
 

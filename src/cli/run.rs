@@ -8,11 +8,11 @@ use clap::ArgMatches;
 
 use super::error::{CliError, DONE, Outcome};
 use super::plan::Plan;
+use super::processes::{self, Member, Role};
 use super::progress::{ProgressThread, Style};
 use super::registry::PipelineEntry;
 use super::resources::Resources;
 use super::signal::{Answer, Signals};
-use super::processes::{self, Member, Role};
 use super::{job, report, summary};
 use crate::cluster::Cluster;
 use crate::runtime::control::{Notice, Notices};
@@ -31,11 +31,7 @@ pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
     }
 }
 
-fn run_here(
-    entry: &dyn PipelineEntry,
-    matches: &ArgMatches,
-    member: Option<Member>,
-) -> Outcome {
+fn run_here(entry: &dyn PipelineEntry, matches: &ArgMatches, member: Option<Member>) -> Outcome {
     let quiet = matches.get_flag("quiet");
     let leads = member.as_ref().is_none_or(Member::leads);
     let notices = Notices::default();

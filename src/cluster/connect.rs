@@ -410,7 +410,10 @@ mod tests {
             let is_other = |stream: &Option<TcpStream>| stream.is_some();
             let expected: Vec<_> = (0..3).map(|it| it != process).collect();
             assert_eq!(mesh.data.iter().map(is_other).collect::<Vec<_>>(), expected);
-            assert_eq!(mesh.control.iter().map(is_other).collect::<Vec<_>>(), expected);
+            assert_eq!(
+                mesh.control.iter().map(is_other).collect::<Vec<_>>(),
+                expected
+            );
         }
         drop(strangers);
     }
@@ -425,10 +428,15 @@ mod tests {
             options.connect_timeout = Duration::from_millis(800);
         }
         let address = all[0].addresses[0].clone();
-        let errors = connect_all(all).into_iter().map(|it| it.expect_err("refused"));
+        let errors = connect_all(all)
+            .into_iter()
+            .map(|it| it.expect_err("refused"));
         let texts: Vec<_> = errors.map(|error| error.to_string()).collect();
         assert!(texts[0].contains("process 1"), "{texts:?}");
-        assert!(texts[1].contains(&format!("process 0 ({address}")), "{texts:?}");
+        assert!(
+            texts[1].contains(&format!("process 0 ({address}")),
+            "{texts:?}"
+        );
         assert!(texts[1].contains("does not know this secret"), "{texts:?}");
     }
 

@@ -83,7 +83,9 @@ impl Hello {
     /// Whether both were started for the same run, and mean each other.
     fn check(&self, theirs: &Self) -> Result<(), HandshakeError> {
         let differ = |what: &str, theirs: String, ours: String| {
-            Err(HandshakeError::Mismatch(format!("{what} {theirs}, here {ours}")))
+            Err(HandshakeError::Mismatch(format!(
+                "{what} {theirs}, here {ours}"
+            )))
         };
         let process = theirs.process;
         if (&self.version, self.protocol) != (&theirs.version, theirs.protocol) {
@@ -338,7 +340,10 @@ mod tests {
         (dialer.expect("connected"), acceptor)
     }
 
-    type Sides = (Result<Hello, HandshakeError>, Result<Accepted, HandshakeError>);
+    type Sides = (
+        Result<Hello, HandshakeError>,
+        Result<Accepted, HandshakeError>,
+    );
 
     /// Process 1 calls process 0.
     fn meet(ours: Hello, secrets: [&str; 2], at: Shape) -> Sides {
@@ -375,15 +380,17 @@ mod tests {
     fn another_secret_is_refused_on_both_sides() {
         let (dialed, accepted) = meet(hello(), ["a", "b"], shape(0));
         assert!(matches!(dialed, Err(HandshakeError::Secret)), "{dialed:?}");
-        assert!(matches!(accepted, Err(HandshakeError::Secret)), "{accepted:?}");
+        assert!(
+            matches!(accepted, Err(HandshakeError::Secret)),
+            "{accepted:?}"
+        );
     }
 
     #[test]
     fn a_dialer_without_the_secret_proves_nothing() {
         let (mut dialer, acceptor) = pair();
-        let other = thread::spawn(move || {
-            accept(acceptor, &secret("a"), shape(0), Uuid::new_v4(), LONG)
-        });
+        let other =
+            thread::spawn(move || accept(acceptor, &secret("a"), shape(0), Uuid::new_v4(), LONG));
         dialer.write_all(&framed(&encode(&hello()))).expect("sent");
         let mut timed = Timed::new(&dialer, LONG);
         timed.hello().expect("a hello");
@@ -391,7 +398,10 @@ mod tests {
         // What the other side has proved, sent back.
         dialer.write_all(&theirs).expect("sent");
         let accepted = other.join().expect("no panic");
-        assert!(matches!(accepted, Err(HandshakeError::Secret)), "{accepted:?}");
+        assert!(
+            matches!(accepted, Err(HandshakeError::Secret)),
+            "{accepted:?}"
+        );
     }
 
     /// Everything that a dialer has said once, said again.
@@ -476,6 +486,9 @@ mod tests {
         let text = named(hello(), more, "-n 3 -w 4, here -n 3 -w 2");
         assert!(text.contains("-n 3 -w 2, here -n 3 -w 4"), "{text}");
         let text = named(hello(), shape(2), "it is process 2");
-        assert!(text.contains("looks for process 0; this is process 2"), "{text}");
+        assert!(
+            text.contains("looks for process 0; this is process 2"),
+            "{text}"
+        );
     }
 }

@@ -463,7 +463,9 @@ fn differences(
         !may_differ.contains(&name.as_str()) && ours.get(*name) != theirs.get(*name)
     };
     let value = |of: &BTreeMap<String, String>, name: &String| {
-        of.get(name).cloned().unwrap_or_else(|| "not set".to_owned())
+        of.get(name)
+            .cloned()
+            .unwrap_or_else(|| "not set".to_owned())
     };
     let line = |name: &String| {
         let (ours, theirs) = (value(ours, name), value(theirs, name));
@@ -606,7 +608,10 @@ mod tests {
         all[0].hand_out(Plan { run, work: None });
         all[0].meet(run);
         let parts = all[0].parts();
-        let read: Vec<_> = parts.iter().map(|(it, part)| (*it, part.share.read)).collect();
+        let read: Vec<_> = parts
+            .iter()
+            .map(|(it, part)| (*it, part.share.read))
+            .collect();
         assert_eq!(read, [(1, 1), (2, 2)]);
         all[0].leave();
         others
@@ -620,7 +625,10 @@ mod tests {
         all[1].compare(&config("2m"), &[]).expect("sent");
         let error = all[0].compare(&config("1m"), &["report"]);
         let text = error.expect_err("different").to_string();
-        assert!(text.contains("window") && !text.contains("report"), "{text}");
+        assert!(
+            text.contains("window") && !text.contains("report"),
+            "{text}"
+        );
         all.iter().for_each(|cluster| cluster.leave());
     }
 

@@ -249,7 +249,9 @@ impl Ended {
         }
         // One that has only lost another one is not the reason.
         let is_reason = |end: &End| *end != End::Code(PEER_LOST);
-        let reason = bad().find(|(_, end)| is_reason(end)).or_else(|| bad().next());
+        let reason = bad()
+            .find(|(_, end)| is_reason(end))
+            .or_else(|| bad().next());
         match reason {
             None => {
                 let codes = self.ends.iter().map(|(_, end)| end.code());
@@ -270,17 +272,12 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn start(
-        supervision: &Supervision,
-        children: &Children,
-        goes_on: bool,
-    ) -> io::Result<Self> {
+    fn start(supervision: &Supervision, children: &Children, goes_on: bool) -> io::Result<Self> {
         let listeners: io::Result<Vec<_>> = (0..supervision.processes)
             .map(|_| TcpListener::bind("127.0.0.1:0"))
             .collect();
         let listeners = listeners?;
-        let addresses: io::Result<Vec<_>> =
-            listeners.iter().map(TcpListener::local_addr).collect();
+        let addresses: io::Result<Vec<_>> = listeners.iter().map(TcpListener::local_addr).collect();
         let addresses: Vec<_> = addresses?.iter().map(ToString::to_string).collect();
         let (begun, beginning) = io::pipe()?;
         let secret = draw_text();
@@ -562,7 +559,10 @@ mod tests {
             goes_on: true,
             addresses: vec!["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()],
         };
-        assert_eq!(Inherited::parse(&inherited.to_text()), Some(inherited.clone()));
+        assert_eq!(
+            Inherited::parse(&inherited.to_text()),
+            Some(inherited.clone())
+        );
         let first = Inherited {
             status: Some(8),
             goes_on: false,

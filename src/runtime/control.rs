@@ -438,7 +438,8 @@ pub fn control_dataflow(worker: &mut Worker, view: &ControlView, options: Contro
         let view = view.clone();
         let to_worker = Exchange::new(|(worker, _): &(u64, Down)| *worker);
         down.sink(to_worker, "Downlink", move |(input, _)| {
-            let hear = |(_, down)| view.hear(down, |bytes| load(dimensions.as_deref(), bytes, &failure));
+            let hear =
+                |(_, down)| view.hear(down, |bytes| load(dimensions.as_deref(), bytes, &failure));
             input.for_each(|_, said| said.drain(..).for_each(hear));
         });
     });
@@ -531,7 +532,11 @@ impl Desk {
         let answers = self.decide().into_iter();
         let everyone = answers.flat_map(|answer| {
             // The workers of this process share the loads that it has read itself.
-            let first = if matches!(answer, Down::Load(_)) { local } else { 0 };
+            let first = if matches!(answer, Down::Load(_)) {
+                local
+            } else {
+                0
+            };
             (first..peers).map(move |worker| (worker, answer.clone()))
         });
         everyone.collect()
@@ -613,9 +618,9 @@ impl Desk {
         }
         if !std::mem::replace(&mut self.is_started, true) {
             // Behind what is to be replayed, before any border.
-            let replayed = answers
-                .iter()
-                .take_while(|it| matches!(it, Down::Replay { .. } | Down::Released(_) | Down::Load(_)));
+            let replayed = answers.iter().take_while(|it| {
+                matches!(it, Down::Replay { .. } | Down::Released(_) | Down::Load(_))
+            });
             answers.insert(replayed.count(), Down::Started);
         }
         Ok(())

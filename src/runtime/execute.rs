@@ -848,8 +848,15 @@ impl Helpers {
             let notices = options.notices.clone();
             let storage = kept.map(|kept| Arc::clone(&kept.store.storage));
             let (mut unstored, tells) = (None, options.cluster.is_some());
-            let mut refresh =
-                move || refresh(&*dimensions, storage.as_deref(), &mut unstored, tells, &notices);
+            let mut refresh = move || {
+                refresh(
+                    &*dimensions,
+                    storage.as_deref(),
+                    &mut unstored,
+                    tells,
+                    &notices,
+                )
+            };
             if kept.is_some() {
                 // What has changed while nobody ran.
                 refresh();

@@ -321,7 +321,8 @@ impl Metrics {
     /// The counters now, of all processes.
     pub fn progress(&self) -> Progress {
         let tables = self.tables();
-        let elsewhere = |count: fn(&Share) -> u64| tables.elsewhere.values().map(count).sum::<u64>();
+        let elsewhere =
+            |count: fn(&Share) -> u64| tables.elsewhere.values().map(count).sum::<u64>();
         let open_here = tables.open_windows.values().copied();
         let open_elsewhere = tables.elsewhere.values().map(|share| share.open_windows);
         Progress {
@@ -383,8 +384,16 @@ mod tests {
     fn a_share_counts_as_if_it_had_happened_here() {
         let (here, there) = (Metrics::default(), Metrics::default());
         there.will_share();
-        let at = |times: &[i64]| times.iter().map(|time| EventTime(*time)).collect::<Vec<_>>();
-        let rows = |rows| Written { rows, bytes: 10 * rows };
+        let at = |times: &[i64]| {
+            times
+                .iter()
+                .map(|time| EventTime(*time))
+                .collect::<Vec<_>>()
+        };
+        let rows = |rows| Written {
+            rows,
+            bytes: 10 * rows,
+        };
         here.windows("windows", at(&[1, 2]).into_iter());
         there.windows("windows", at(&[2, 3]).into_iter());
         here.wrote("windows", rows(2));
@@ -406,8 +415,18 @@ mod tests {
         assert_eq!(outputs["windows"].written, rows(5));
         assert_eq!(outputs["late"].written, rows(1));
         let progress = here.progress();
-        assert_eq!((progress.read, progress.bytes, progress.rejected), (7, 70, 1));
-        assert_eq!((here.unmatched_elsewhere(), here.usage_elsewhere()), (4, usage));
-        assert!((39.0..41.0).contains(&here.latency_ms()[3]), "{:?}", here.latency_ms());
+        assert_eq!(
+            (progress.read, progress.bytes, progress.rejected),
+            (7, 70, 1)
+        );
+        assert_eq!(
+            (here.unmatched_elsewhere(), here.usage_elsewhere()),
+            (4, usage)
+        );
+        assert!(
+            (39.0..41.0).contains(&here.latency_ms()[3]),
+            "{:?}",
+            here.latency_ms()
+        );
     }
 }

@@ -32,13 +32,8 @@ pub fn networking(
     let (refill, spill) = (hooks.refill.clone(), hooks.spill.clone());
     let here = ProcessBuilder::new_typed_vector(shape.workers, refill, spill);
     let sockets = cluster.take_data();
-    let started = initialize_networking_from_sockets(
-        here,
-        sockets,
-        shape.process,
-        shape.workers,
-        hooks,
-    );
+    let started =
+        initialize_networking_from_sockets(here, sockets, shape.process, shape.workers, hooks);
     let (builders, guard) = started.map_err(|error| RunError::Thread(error.to_string()))?;
     let builders = builders.into_iter().map(AllocatorBuilder::Tcp);
     Ok((builders.collect(), Box::new(guard)))

@@ -138,7 +138,11 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
         manifest: None,
         restored: Vec::new(),
         partitions,
-        loads: setting.dimensions.map(|it| it.stored().bytes).into_iter().collect(),
+        loads: setting
+            .dimensions
+            .map(|it| it.stored().bytes)
+            .into_iter()
+            .collect(),
     })
 }
 

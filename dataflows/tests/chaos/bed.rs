@@ -103,6 +103,7 @@ pub struct Bed {
     pub kills: u32,
     pub servers_killed: u32,
     pub cuts: u32,
+    pub hostfiles: u32,
     /// The network namespace in which runs start.
     pub namespace: Option<String>,
     pub recoveries: Vec<Duration>,
@@ -190,6 +191,7 @@ impl Bed {
             kills: 0,
             servers_killed: 0,
             cuts: 0,
+            hostfiles: 0,
             namespace: None,
             recoveries: Vec::new(),
             started: Instant::now(),
@@ -325,6 +327,7 @@ impl Bed {
         if let Some(namespace) = &self.namespace {
             command = within(namespace, &command);
         }
+        command.env("HIGHWATER_SECRET", "a secret of the tests alone");
         command.envs(environment.iter().copied());
         self.runs += 1;
         let log = self.place.path(&format!("runs/{:03}.log", self.runs));
@@ -340,10 +343,21 @@ impl Bed {
         Process::start(command, line, log)
     }
 
-    /// Starts a run with any number of workers.
+    /// Starts a run with any number of workers in a single process.
     pub fn start_any(&mut self) -> Process {
         let workers = self.dice.within(1..5);
         self.start(workers, "", &[])
+    }
+
+    /// Starts a run with any numbers of processes and workers.
+    pub fn start_any_processes(&mut self) -> Process {
+        match self.dice.within(1..4) {
+            1 => self.start_any(),
+            processes => {
+                let workers = self.dice.within(1..3);
+                self.start(workers, &format!("-n {processes}"), &[])
+            }
+        }
     }
 
     /// Kills a run, which must not have ended before.

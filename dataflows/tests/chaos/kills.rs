@@ -34,7 +34,7 @@ fn kafka_postgres_s3_killed_at_random_moments() {
         OUTPUTS,
     );
     while u64::from(bed.kills) < kills {
-        let mut run = bed.start_any();
+        let mut run = bed.start_any_processes();
         if bed.dice.within(0..3) == 0 {
             // Before it has done anything, or just then.
             std::thread::sleep(Duration::from_millis(bed.dice.within(0..1200)));

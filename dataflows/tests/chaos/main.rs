@@ -11,6 +11,7 @@
 //! | [`zombies`] | a run that is frozen, succeeded, and thawed; two runs at once |
 //! | [`surroundings`] | full disk, read-only state, another clock, other tables, more partitions |
 //! | [`network`] | a network that is cut apart |
+//! | [`processes`] | one of several processes killed, or frozen |
 //! | [`stages`] | stages chained over topics |
 //! | [`bed`], [`process`], [`outputs`] | the job, its process, what its sinks hold |
 //!
@@ -26,6 +27,7 @@ mod network;
 mod outputs;
 mod points;
 mod process;
+mod processes;
 mod servers;
 mod stages;
 mod surroundings;

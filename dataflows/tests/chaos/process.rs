@@ -54,6 +54,28 @@ impl Process {
             .status();
     }
 
+    /// Sends a signal to a process, and to no other.
+    pub fn signal_one(id: u32, signal: &str) {
+        let mut command = Command::new("kill");
+        let _ = command
+            .args([&format!("-{signal}"), &id.to_string()])
+            .status();
+    }
+
+    /// The process that it has started as its process `index`.
+    pub fn child(&self, index: u64) -> Option<u32> {
+        let mut ids = fs::read_dir("/proc")
+            .expect("there")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let parent = format!("PPid:\t{}\n", self.child.id());
+        let flag = format!("-p\0{index}\0");
+        ids.find(|id| {
+            let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+            let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            status.contains(&parent) && line.ends_with(flag.as_bytes())
+        })
+    }
+
     /// Ends it as by SIGKILL; returns whether that is what ended it.
     pub fn kill(mut self) -> bool {
         self.signal("KILL");

@@ -51,7 +51,10 @@ fn other_flags_are_refused_by_name() {
     let second = start(&job, 1, "--window 20m");
     let (code, text) = first.end();
     assert_eq!(code, 2, "{text}");
-    assert!(text.contains("window: 10m in process 0, 20m in process 1"), "{text}");
+    assert!(
+        text.contains("window: 10m in process 0, 20m in process 1"),
+        "{text}"
+    );
     let (code, text) = second.end();
     assert_eq!(code, 70, "{text}");
     assert!(text.contains("process 0"), "{text}");
@@ -60,7 +63,10 @@ fn other_flags_are_refused_by_name() {
     for process in [first, second] {
         let (code, text) = process.end();
         assert_eq!(code, 2, "{text}");
-        assert!(text.contains("-n 2 -w 1") && text.contains("-n 2 -w 2"), "{text}");
+        assert!(
+            text.contains("-n 2 -w 1") && text.contains("-n 2 -w 2"),
+            "{text}"
+        );
     }
     assert!(!job.path("state").exists(), "nothing was begun");
 }

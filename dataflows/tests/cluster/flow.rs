@@ -13,7 +13,10 @@ fn memory_stays_small_while_nobody_takes_the_results() {
     let made = Command::new("mkfifo").arg(&pipe).status();
     assert!(made.expect("mkfifo").success());
     // Somebody has it open and reads nothing.
-    let reader = std::fs::OpenOptions::new().read(true).write(true).open(&pipe);
+    let reader = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&pipe);
     let run = Running::start(
         dir.path(),
         "run cars --speed max --events 1_000_000_000 --to enriched=ndjson:{dir}/pipe -n 2",
@@ -26,9 +29,10 @@ fn memory_stays_small_while_nobody_takes_the_results() {
     let settled = wait_for("the processes settle", || {
         std::thread::sleep(Duration::from_secs(1));
         let now = [memory(ids[0])?, memory(ids[1])?];
-        let is_settled = now.iter().zip(&before).all(|(now, before)| {
-            *now > 30 << 20 && now.abs_diff(*before) < 1 << 20
-        });
+        let is_settled = now
+            .iter()
+            .zip(&before)
+            .all(|(now, before)| *now > 30 << 20 && now.abs_diff(*before) < 1 << 20);
         before = now;
         is_settled.then_some(now)
     });

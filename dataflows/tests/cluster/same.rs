@@ -16,7 +16,10 @@ fn counts(report: &Value) -> (Value, Value) {
 fn same(dir: &Path, line: &str, shapes: &[&str]) {
     let run = |name: &str, shape: &str| {
         let to = format!("--to ndjson:{{dir}}/{name}-w --to alerts=ndjson:{{dir}}/{name}-a");
-        done(dir, &format!("{line} {to} --report {{dir}}/{name}-r {shape}"));
+        done(
+            dir,
+            &format!("{line} {to} --report {{dir}}/{name}-r {shape}"),
+        );
         let file = |what| dir.join(format!("{name}-{what}"));
         (sorted(&file("w")), sorted(&file("a")), report(&file("r")))
     };
@@ -67,6 +70,10 @@ fn factory_from_files() {
 fn both_from_the_generator() {
     let dir = tempfile::tempdir().expect("a folder");
     let line = "--speed max --events 60_000 --partitions 2";
-    same(dir.path(), &format!("run cars {line}"), &["-n 2 -w 1", "-n 3 -w 1"]);
+    same(
+        dir.path(),
+        &format!("run cars {line}"),
+        &["-n 2 -w 1", "-n 3 -w 1"],
+    );
     same(dir.path(), &format!("run factory {line}"), &["-n 2 -w 2"]);
 }

@@ -186,7 +186,9 @@ impl Job {
         let dir = tempfile::tempdir().expect("a folder");
         done(
             dir.path(),
-            &format!("run cars {INPUT} --speed max --to ndjson:{{dir}}/w0 --to alerts=ndjson:{{dir}}/a0"),
+            &format!(
+                "run cars {INPUT} --speed max --to ndjson:{{dir}}/w0 --to alerts=ndjson:{{dir}}/a0"
+            ),
         );
         let windows = sorted(&dir.path().join("w0"));
         let alerts = sorted(&dir.path().join("a0"));
