@@ -26,7 +26,7 @@ const OUTPUTS: &[Output] = &[
 #[test]
 #[ignore = "needs kafka, postgres and s3: run dev/test"]
 fn kafka_postgres_s3_killed_at_random_moments() {
-    let kills = number("HIGHWATER_CHAOS_KILLS").unwrap_or(6);
+    let kills = number("HIGHWATER_CHAOS_KILLS").unwrap_or(5);
     let mut bed = Bed::new(
         "killed_at_random_moments",
         Pipeline::Factory,

@@ -51,7 +51,7 @@ fn kafka_postgres_s3_killed_at_each_point() {
         Victims::Nobody,
         OUTPUTS,
     );
-    for point in bed.dice.some(8, POINTS) {
+    for point in bed.dice.some(6, POINTS) {
         let workers = bed.dice.within(1..4);
         let mut run = bed.start(workers, "", &[("HIGHWATER_FAULT", point)]);
         bed.feed(800);

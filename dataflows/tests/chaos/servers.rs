@@ -11,7 +11,7 @@ use crate::support::services::{BROKERS, Replicas, replicas};
 const AWAY: Duration = Duration::from_millis(700);
 
 fn survives(bed: &mut Bed, points: &[&str]) {
-    for point in bed.dice.some(2, points) {
+    for point in bed.dice.some(1, points) {
         let fault = format!("{point}:stop");
         let workers = bed.dice.within(1..4);
         let mut run = bed.start(workers, "", &[("HIGHWATER_FAULT", &fault)]);

@@ -2,6 +2,7 @@
 //! over, and it wakes up. It must end with exit 4, and nothing that it still does may be seen.
 
 use crate::bed::{Bed, Pipeline, Victims};
+use crate::dice::is_long;
 use crate::outputs::{Output, Sink};
 
 /// Without NDJSON, whose lock a frozen run keeps: see below.
@@ -41,7 +42,7 @@ fn kafka_postgres_s3_zombies_commit_nothing() {
         Victims::Nobody,
         OUTPUTS,
     );
-    for point in bed.dice.some(4, POINTS) {
+    for point in bed.dice.some(3, POINTS) {
         let fault = format!("{point}:stop");
         let workers = bed.dice.within(1..4);
         let mut zombie = bed.start(workers, "", &[("HIGHWATER_FAULT", &fault)]);
@@ -79,7 +80,7 @@ fn kafka_postgres_s3_two_runs_at_once() {
     );
     let mut older = bed.start_any();
     bed.until_it_works(&mut older);
-    for _ in 0..4 {
+    for _ in 0..if is_long() { 10 } else { 2 } {
         let mut newer = bed.start_any();
         bed.feed(1000);
         let said = older.ends_with(4);
