@@ -13,7 +13,7 @@
 //! | [`network`] | a network that is cut apart |
 //! | [`processes`] | one of several processes killed, or frozen |
 //! | [`stages`] | stages chained over topics |
-//! | [`bed`], [`process`], [`outputs`] | the job, its process, what its sinks hold |
+//! | [`bed`], [`process`], [`outputs`], [`replicas`] | the job, its process, what its sinks hold |
 //!
 //! All is drawn from a seed: `HIGHWATER_CHAOS_SEED`, 1 when it is not set. `dev/chaos` runs the
 //! long form, `dev/test` the short one (without the tests whose names contain `_long_`). A failure
@@ -28,6 +28,7 @@ mod outputs;
 mod points;
 mod process;
 mod processes;
+mod replicas;
 mod servers;
 mod stages;
 mod surroundings;

@@ -18,6 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::bed::{Bed, Pipeline, Victims};
+use crate::dice::is_long;
 use crate::outputs::{Output, Sink};
 
 /// A namespace with a cable.
@@ -120,7 +121,7 @@ fn relay(namespace: Option<&str>, from: (&str, u16), to: (&str, u16)) {
 }
 
 fn copy(mut from: TcpStream, mut to: TcpStream) {
-    let mut buffer = [0; 1 << 16];
+    let mut buffer = vec![0; 1 << 16];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         if to.write_all(&buffer[..count]).is_err() {
             break;
@@ -149,7 +150,7 @@ fn cut_off(scenario: &'static str, away: Duration, has_heir: bool) {
     let mut bed = Bed::new(scenario, Pipeline::Factory, Victims::Nobody, OUTPUTS);
     bed.state = bed.bucket_state();
     // Shorter than the cable is cut.
-    bed.flags = "--kafka transaction.timeout.ms=3000 --kafka socket.timeout.ms=3000".to_owned();
+    "--kafka transaction.timeout.ms=3000 --kafka socket.timeout.ms=3000".clone_into(&mut bed.flags);
     let ports = [
         bed.site.kafka.clone(),
         bed.site.postgres.clone(),
@@ -158,7 +159,7 @@ fn cut_off(scenario: &'static str, away: Duration, has_heir: bool) {
     let Some(cable) = Cable::lay(&ports.map(|address| port(&address))) else {
         return;
     };
-    for _ in 0..2 {
+    for _ in 0..if is_long() { 3 } else { 1 } {
         bed.namespace = Some(cable.namespace.clone());
         let mut run = bed.start_any();
         bed.until_it_works(&mut run);

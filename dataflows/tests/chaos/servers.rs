@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::bed::{Bed, Pipeline, Victims};
 use crate::outputs::{Output, Sink};
-use crate::support::services::{BROKERS, Replicas, replicas};
+use crate::process::Process;
+use crate::replicas::{Replicas, replicas};
+use crate::support::services::BROKERS;
 
 /// How long a server is away.
 const AWAY: Duration = Duration::from_millis(700);
@@ -16,7 +18,7 @@ fn survives(bed: &mut Bed, points: &[&str]) {
         let workers = bed.dice.within(1..4);
         let mut run = bed.start(workers, "", &[("HIGHWATER_FAULT", &fault)]);
         bed.feed(1000);
-        run.until(point, |run| run.is_frozen());
+        run.until(point, Process::is_frozen);
         bed.victim().kill();
         run.signal("CONT");
         std::thread::sleep(AWAY);
@@ -167,7 +169,7 @@ fn kafka_long_leaders_killed_in_a_cluster() {
         let workers = bed.dice.within(1..4);
         let mut run = bed.start(workers, "", &[("HIGHWATER_FAULT", &fault)]);
         bed.feed(1000);
-        run.until(point, |run| run.is_frozen());
+        run.until(point, Process::is_frozen);
         let topic = format!("{}{topic}", bed.site.name);
         let found = replicas(&bed.site.kafka);
         let led = found.iter().find(|it| it.topic == topic);

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::bed::{Bed, Pipeline, Victims};
+use crate::dice::is_long;
 use crate::outputs::{Output, Sink};
 use crate::support::services::add_partitions;
 
@@ -139,7 +140,8 @@ fn kafka_a_clock_goes_back() {
         Victims::Nobody,
         FILES,
     );
-    for jump in ["1500:-3600000", "0:-3600000", "0:-7200000", "800:3600000"] {
+    let jumps = ["1500:-3600000", "0:-3600000", "0:-7200000", "800:3600000"];
+    for jump in bed.dice.some(2, &jumps) {
         let mut run = bed.start(2, "", &[("HIGHWATER_FAULT_CLOCK", jump)]);
         bed.feed(1000);
         bed.until_it_works(&mut run);
@@ -173,7 +175,7 @@ fn kafka_dims_change_while_nobody_runs() {
     let mut run = bed.start_any();
     bed.until_it_works(&mut run);
     bed.kill(run);
-    for _ in 0..3 {
+    for _ in 0..if is_long() { 5 } else { 2 } {
         bed.change_cars();
         let mut run = bed.start_any();
         // The tables are read at the start, and count two epochs later.

@@ -4,6 +4,7 @@
 use crate::bed::{Bed, Pipeline, Victims};
 use crate::dice::is_long;
 use crate::outputs::{Output, Sink};
+use crate::process::Process;
 
 /// Without NDJSON, whose lock a frozen run keeps: see below.
 const OUTPUTS: &[Output] = &[
@@ -47,7 +48,7 @@ fn kafka_postgres_s3_zombies_commit_nothing() {
         let workers = bed.dice.within(1..4);
         let mut zombie = bed.start(workers, "", &[("HIGHWATER_FAULT", &fault)]);
         bed.feed(1000);
-        zombie.until(point, |run| run.is_frozen());
+        zombie.until(point, Process::is_frozen);
         let mut heir = bed.start_any();
         bed.until_it_works(&mut heir);
         zombie.signal("CONT");
@@ -115,7 +116,7 @@ fn kafka_a_frozen_run_keeps_its_file() {
     ] {
         let mut zombie = bed.start(2, "", &[("HIGHWATER_FAULT", point)]);
         bed.feed(1000);
-        zombie.until(point, |run| run.is_frozen());
+        zombie.until(point, Process::is_frozen);
         let mut heir = bed.start_any();
         heir.until("it has taken over", |heir| {
             heir.said().contains("on from") || heir.said().contains("from the beginning")

@@ -23,4 +23,5 @@ mod factory;
 mod kafka;
 mod memory;
 mod postgres;
+#[allow(dead_code, reason = "tests/chaos uses the rest of it")]
 mod support;
