@@ -42,7 +42,14 @@ pub const fn clock_offset_ms() -> i64 {
 #[cfg(feature = "fault-points")]
 pub use self::armed::{around, clock_offset_ms, point};
 
-#[cfg(feature = "fault-points")]
+#[cfg(any(test, feature = "fault-points"))]
+#[cfg_attr(
+    not(feature = "fault-points"),
+    allow(
+        dead_code,
+        reason = "what is understood is tested without the feature, too"
+    )
+)]
 mod armed {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};

@@ -19,12 +19,15 @@ use std::time::Duration;
 
 use crate::bed::{Bed, Pipeline, Victims};
 use crate::dice::is_long;
-use crate::outputs::{Output, Sink};
+use crate::outputs::{Output, Sink, Site};
 
 /// A namespace with a cable.
 struct Cable {
     namespace: String,
     link: String,
+    /// The addresses of its ends.
+    host: String,
+    inside: String,
 }
 
 fn ip(line: &str) -> bool {
@@ -41,10 +44,11 @@ impl Cable {
         let cable = Self {
             namespace: format!("highwater-{number}"),
             link: format!("hw{number}"),
+            host: format!("10.213.{}.{}", number / 250, number % 250),
+            inside: format!("10.214.{}.{}", number / 250, number % 250),
         };
         let (namespace, link) = (&cable.namespace, &cable.link);
-        let host = format!("10.213.{}.{}", number / 250, number % 250);
-        let inside = format!("10.214.{}.{}", number / 250, number % 250);
+        let (host, inside) = (&cable.host, &cable.inside);
         let made = [
             format!("netns add {namespace}"),
             format!("link add {link} type veth peer name cable netns {namespace}"),
@@ -61,8 +65,8 @@ impl Cable {
             return None;
         }
         for port in ports {
-            relay(None, (&host, *port), ("127.0.0.1", *port));
-            relay(Some(namespace), ("127.0.0.1", *port), (&host, *port));
+            relay(None, (host, *port), ("127.0.0.1", *port));
+            relay(Some(namespace), ("127.0.0.1", *port), (host, *port));
         }
         Some(cable)
     }
@@ -130,6 +134,14 @@ fn copy(mut from: TcpStream, mut to: TcpStream) {
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }
 
+/// The ports of all servers.
+fn servers(bed: &Bed) -> [u16; 3] {
+    let Site {
+        kafka, postgres, ..
+    } = &bed.site;
+    [kafka.clone(), postgres.clone(), bed.object_store()].map(|address| port(&address))
+}
+
 fn port(address: &str) -> u16 {
     let last = address.rsplit(':').next().unwrap_or_default();
     let digits: String = last.chars().take_while(char::is_ascii_digit).collect();
@@ -151,12 +163,8 @@ fn cut_off(scenario: &'static str, away: Duration, has_heir: bool) {
     bed.state = bed.bucket_state();
     // Shorter than the cable is cut.
     "--kafka transaction.timeout.ms=3000 --kafka socket.timeout.ms=3000".clone_into(&mut bed.flags);
-    let ports = [
-        bed.site.kafka.clone(),
-        bed.site.postgres.clone(),
-        bed.object_store(),
-    ];
-    let Some(cable) = Cable::lay(&ports.map(|address| port(&address))) else {
+    let ports = servers(&bed);
+    let Some(cable) = Cable::lay(&ports) else {
         return;
     };
     for _ in 0..if is_long() { 3 } else { 1 } {
@@ -209,4 +217,43 @@ fn kafka_long_network_cut_for_longer_than_the_time_outs() {
 #[ignore = "needs kafka, postgres and s3: run dev/test"]
 fn kafka_network_cut_and_taken_over() {
     cut_off("network_cut_and_taken_over", Duration::ZERO, true);
+}
+
+/// Two processes of a run are cut apart: each loses the other, and one of them all servers. Both
+/// end within their deadline, and the next pair goes on.
+#[test]
+#[ignore = "needs kafka, postgres and s3: run dev/test"]
+fn kafka_network_cut_between_processes() {
+    let scenario = "network_cut_between_processes";
+    let mut bed = Bed::new(scenario, Pipeline::Factory, Victims::Nobody, OUTPUTS);
+    bed.state = bed.bucket_state();
+    let ports = servers(&bed);
+    let Some(cable) = Cable::lay(&ports) else {
+        return;
+    };
+    for round in 0..if is_long() { 4 } else { 1 } {
+        // Whichever is cut off.
+        let inner = bed.dice.within(0..2) as usize;
+        let mut addresses = vec![format!("{}:{}", cable.host, 7700 + round); 2];
+        addresses[inner] = format!("{}:{}", cable.inside, 7700 + round);
+        bed.place.write("hosts", addresses.join("\n"));
+        let mut pair = Vec::new();
+        for index in 0..2 {
+            bed.namespace = (index == inner).then(|| cable.namespace.clone());
+            let flags = format!("-n 2 -p {index} --hostfile hosts --heartbeat-timeout 2s");
+            pair.push(bed.start(1, &flags, &[]));
+        }
+        bed.until_it_works(&mut pair[0]);
+        bed.feed(1000);
+        cable.cut();
+        bed.cuts += 1;
+        for (index, process) in pair.into_iter().enumerate() {
+            let said = process.ends_with(70);
+            assert!(said.contains(&format!("process {} (", 1 - index)), "{said}");
+        }
+        cable.mend();
+    }
+    bed.namespace = None;
+    bed.drain();
+    bed.compare();
 }

@@ -130,3 +130,30 @@ fn kafka_a_frozen_run_keeps_its_file() {
     bed.drain();
     bed.compare();
 }
+
+/// A start sleeps right behind its takeover, and another run begins. When it wakes up it finds a
+/// higher number in the log, claims the job again, and is the newest.
+#[test]
+#[ignore = "needs kafka, postgres and s3: run dev/test"]
+fn kafka_postgres_s3_a_start_sleeps() {
+    let outputs = &OUTPUTS[..4];
+    let mut bed = Bed::new(
+        "a_start_sleeps",
+        Pipeline::Factory,
+        Victims::Nobody,
+        outputs,
+    );
+    for point in ["takeover.before:1:stop", "takeover.after:1:stop"] {
+        let mut sleeper = bed.start(2, "", &[("HIGHWATER_FAULT", point)]);
+        sleeper.until(point, Process::is_frozen);
+        let mut other = bed.start_any();
+        bed.until_it_works(&mut other);
+        sleeper.signal("CONT");
+        bed.feed(1000);
+        other.ends_with(4);
+        bed.until_it_works(&mut sleeper);
+        bed.kill(sleeper);
+    }
+    bed.drain();
+    bed.compare();
+}
