@@ -15,6 +15,7 @@ pub mod cli;
 pub mod cluster;
 pub mod decode;
 pub mod epoch;
+mod fault;
 pub mod flow;
 pub mod hash;
 pub mod join;

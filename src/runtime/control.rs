@@ -24,6 +24,7 @@ use super::{Failure, RunError};
 use crate::epoch::{
     Audit, Coordinator, CoordinatorOptions, EpochEntry, Instruction, Report, Resume,
 };
+use crate::fault;
 use crate::join::DimLoader;
 use crate::ledger::{Account, LedgerError};
 use crate::source::{OffsetUnit, Partition};
@@ -377,9 +378,10 @@ pub enum Decision {
 /// The wall clock as an event time.
 pub fn wall_clock() -> EventTime {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    EventTime(since.map_or(0, |since| {
+    let since = since.map_or(0, |since| {
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-    }))
+    });
+    EventTime(since.saturating_add(fault::clock_offset_ms()))
 }
 
 /// Builds the control dataflow on `worker`.

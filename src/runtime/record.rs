@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::control::{Notice, Notices, PostBox};
 use super::{Failure, RunError};
+use crate::fault;
 use crate::flow::Part;
 use crate::sink::{JobId, RunNumber};
 use crate::state::retention::Retention;
@@ -181,8 +182,10 @@ fn store(
     let (name, bytes) = (header.object_name(), part.snapshot.encode(&header));
     // A name that is there already is this very object, put by a request whose answer was lost:
     // no other run has names like it.
+    fault::around("checkpoint", "before");
     let put = options.storage.put(&name, &bytes);
     put.map_err(StateError::from)?;
+    fault::around("checkpoint", "after");
     let object = checkpoint::object_ref(&name, &bytes);
     post.stored(header.epoch, worker, object);
     Ok(())

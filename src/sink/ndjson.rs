@@ -23,6 +23,7 @@ use super::{
     EpochRows, Guarantee, JobContext, OutputSpec, Sink, SinkContext, SinkError, SinkFactory,
     Written, folder, sink_id,
 };
+use crate::fault;
 use crate::terminal;
 use crate::time::{Epoch, Shard};
 
@@ -397,12 +398,16 @@ impl LineFile for JobFile {
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
+        fault::around("ndjson", "before");
         let outcome = self.file()?.write_all(bytes);
+        fault::around("ndjson", "after");
         outcome.map_err(|error| self.failed(&error))
     }
 
     fn sync(&mut self) -> Result<(), SinkError> {
+        fault::around("ndjson.sync", "before");
         let outcome = self.file()?.sync_data();
+        fault::around("ndjson.sync", "after");
         outcome.map_err(|error| self.failed(&error))
     }
 }

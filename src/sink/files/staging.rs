@@ -9,6 +9,7 @@ use flate2::write::GzEncoder;
 
 use super::Format;
 use super::names::{FolderRule, Naming};
+use crate::fault;
 use crate::rows::Rows;
 use crate::sink::encode::Projection;
 #[cfg(feature = "parquet")]
@@ -76,7 +77,9 @@ impl Out {
         let staged = writer.finish()?;
         let size =
             fs::metadata(&staged).map_err(|error| SinkError::io(staged.display(), &error))?;
+        fault::around(self.format.kind(), "before");
         self.store.publish(&staged, name)?;
+        fault::around(self.format.kind(), "after");
         Ok(Written {
             rows,
             bytes: size.len(),

@@ -9,6 +9,7 @@ use super::writer::LogWriter;
 use super::{
     JobRecord, LogItem, LogObject, LogWriteError, Takeover, highest, numbers, object_name,
 };
+use crate::fault;
 use crate::sink::RunNumber;
 use crate::state::{Put, StateError, Storage};
 use crate::time::EventTime;
@@ -104,7 +105,10 @@ fn put_takeover(
         job_at,
         items: vec![LogItem::Takeover(takeover)],
     };
-    if storage.put(&object_name(number), &object.encode())? == Put::Written {
+    fault::around("takeover", "before");
+    let put = storage.put(&object_name(number), &object.encode())?;
+    fault::around("takeover", "after");
+    if put == Put::Written {
         return Ok(Found::Ours);
     }
     Ok(match LogObject::read(storage, number)? {
