@@ -2,13 +2,11 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use timely::WorkerConfig;
 use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use timely::worker::Worker;
 
@@ -22,6 +20,7 @@ use super::state::{self, StateOptions};
 use super::{Failure, RunError};
 use crate::epoch::{CoordinatorOptions, Resume};
 use crate::flow::{Flow, FlowOptions, Keep, RunShared, WorkerContext};
+use crate::host;
 use crate::join::DimLoader;
 use crate::ledger::{Fates, Ledger};
 use crate::sink::{JobContext, OutputSpec, SinkContext, SinkFactory, sink_id};
@@ -396,29 +395,15 @@ fn step_workers(
         record: Mutex::new(Some(record)),
         kept,
     };
-    let config = if workers == 1 {
-        timely::Config::thread()
-    } else {
-        timely::Config::process(workers)
-    };
-    let config = timely::Config {
-        worker: WorkerConfig::default(),
-        ..config
-    };
-    let guards = timely::execute(config, move |worker| guarded_worker(worker, &kit));
-    let guards = guards.map_err(RunError::Worker)?;
-    guards
-        .join()
-        .into_iter()
-        .collect::<Result<Ledgers, String>>()
-        .map_err(RunError::Worker)
+    let ledgers = host::execute(workers, move |worker| guarded_worker(worker, &kit));
+    ledgers.map_err(RunError::Worker)
 }
 
 /// Runs one worker; a panic ends the run as a failure, so that the other workers do not wait for
 /// ever.
 fn guarded_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fates> {
     let failure = &kit.shared.failure;
-    let outcome = catch_unwind(AssertUnwindSafe(|| step_worker(worker, kit)));
+    let outcome = host::catch(|| step_worker(worker, kit));
     outcome.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
@@ -476,7 +461,7 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
             drop_dataflows(worker);
             return BTreeMap::new();
         }
-        worker.step_or_park(Some(LOOK));
+        host::step(worker, LOOK);
     }
     context.end_ledger();
     context.ledger.borrow().total().clone()

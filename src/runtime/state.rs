@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::RunError;
 use crate::epoch::{Position, Resume};
+use crate::host;
 use crate::join::DimLoader;
+use crate::rules::{self, Rule};
 use crate::sink::{JobContext, JobId, RunNumber};
 use crate::source::{Partition, SharedSource};
 use crate::state::retention::{History, Retention};
@@ -112,7 +112,7 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
     let partitions = setting.source.partitions().map_err(RunError::Source)?;
     let dims = first_load(state, claim.run(), setting)?;
     let record = JobRecord {
-        job: JobId(Uuid::new_v4()),
+        job: JobId(host::new_id()),
         pipeline: setting.pipeline.to_owned(),
         version: options.version.clone(),
         config: options.config.clone(),
@@ -257,7 +257,11 @@ fn position(state: &PartitionState) -> Position {
         partition: state.partition.clone(),
         offset: state.offset,
         max_event: state.max_event,
-        floor: state.floor,
+        floor: if rules::on(Rule::FloorsLogged) {
+            state.floor
+        } else {
+            EventTime::MIN
+        },
         standing: state.standing,
     }
 }
