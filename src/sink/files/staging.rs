@@ -22,7 +22,7 @@ use crate::time::Shard;
 const APPEND_BYTES: usize = 32 << 10;
 
 /// Where staged files become published ones.
-pub(in crate::sink) trait Store: Send {
+pub(crate) trait Store: Send {
     /// The local folder in which files are written first.
     fn staging(&self) -> &Path;
 
@@ -36,7 +36,7 @@ pub(in crate::sink) trait Store: Send {
 }
 
 /// The error of a name under which something else was published.
-pub(in crate::sink) fn taken(target: &str) -> SinkError {
+pub(crate) fn taken(target: &str) -> SinkError {
     SinkError::Write {
         target: target.to_owned(),
         reason: "stands there already with other contents, from another run; choose an empty \
