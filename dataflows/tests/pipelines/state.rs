@@ -388,6 +388,19 @@ fn a_replay_of_another_input_names_what_differs() {
         "{}",
         done.stdout
     );
+    // Two lines have become one, and no byte is missing.
+    change_input(&place, |bytes| {
+        let middle = bytes.len() / 2;
+        let end = bytes[middle..].iter().position(|byte| *byte == b'\n');
+        bytes[middle + end.expect("a line")] = b' ';
+    });
+    let done = replayed(&place, "");
+    assert_eq!(done.code, 3, "{}{}", done.stdout, done.stderr);
+    assert!(
+        done.stderr.contains("records now, and were"),
+        "{}",
+        done.stderr
+    );
     // A file that is shorter cannot be read as it was.
     change_input(&place, |bytes| bytes.truncate(bytes.len() / 2));
     let done = replayed(&place, "");
