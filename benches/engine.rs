@@ -1,15 +1,22 @@
-//! What the engine's inner loops cost: watermark, windows, as-of look-ups. In elements a second.
+//! What the engine's inner loops cost: watermark, windows, as-of look-ups, and what travels between
+//! processes. In elements a second.
 
 use std::hint::black_box;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use highwater::aggregate::{count, count_if, max, mean};
+use criterion::measurement::WallTime;
+use criterion::{
+    BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main,
+};
+use highwater::aggregate::{Aggregate, count, count_if, max, mean};
 use highwater::epoch::EpochEntry;
 use highwater::join::{AsOfIndex, Policy};
 use highwater::ledger::Fates;
 use highwater::time::{Epoch, EventTime, Span, parse_rfc3339};
 use highwater::watermark::PartitionWatermark;
-use highwater::window::{Assigner, Late, WindowSpec, WindowState};
+use highwater::window::{Assigner, Late, Partial, Slot, WindowSpec, WindowState};
+use highwater::wire::{Batch, Bytemuck};
+use timely::bytes::arc::BytesMut;
+use timely::dataflow::channels::ContainerBytes;
 
 const RECORDS: u64 = 1 << 18;
 
@@ -81,15 +88,18 @@ fn windows(c: &mut Criterion) {
     group.finish();
 }
 
+type Summary = (u64, u64, Option<f64>, Option<f64>);
+
+fn aggregate() -> impl Aggregate<Sample, Output = Summary> {
+    (
+        count(),
+        count_if(|s: &Sample| s.value > 120.0),
+        mean(|s: &Sample| Some(s.value)),
+        max(|s: &Sample| Some(s.value)),
+    )
+}
+
 fn window_run(keys: u64, slide: i64) -> usize {
-    let aggregate = || {
-        (
-            count(),
-            count_if(|s: &Sample| s.value > 120.0),
-            mean(|s: &Sample| Some(s.value)),
-            max(|s: &Sample| Some(s.value)),
-        )
-    };
     let spec = WindowSpec::new(Span(16_384), Span(slide), Span::ZERO, Span::ZERO).expect("valid");
     let mut assigner = Assigner::new(spec, Late::Drop, aggregate());
     let mut state = WindowState::new(spec, aggregate());
@@ -130,5 +140,75 @@ fn join(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, watermark, windows, join);
+/// Partial results on their way to another process, in batches of timely's default size and larger
+/// ones: one element is one partial result.
+fn codec(c: &mut Criterion) {
+    for size in [170, 1024, 8192] {
+        let partials = partials(&aggregate(), size);
+        let mut group = c.benchmark_group("codec");
+        group.throughput(Throughput::Elements(size));
+        travel(&mut group, "bincode", partials.clone());
+        let batch = Batch::<_, Bytemuck>::from(partials.clone());
+        travel(&mut group, "bytemuck", batch);
+        #[cfg(feature = "abomonation")]
+        {
+            let batch = Batch::<_, highwater::wire::Abomonation>::from(partials.clone());
+            travel(&mut group, "abomonation", batch);
+        }
+        group.finish();
+    }
+}
+
+fn partials<A: Aggregate<Sample>>(aggregate: &A, size: u64) -> Vec<Partial<u64, A::State>> {
+    let partial = |i| {
+        let (time, sample) = sample(i, size);
+        let mut state = aggregate.empty();
+        aggregate.add(&mut state, &sample);
+        Partial {
+            slot: Slot::Pane(time),
+            key: sample.key,
+            state,
+        }
+    };
+    (0..size).map(partial).collect()
+}
+
+/// Encodes as timely does, into a place of the right length; decodes and reads a part of each item.
+fn travel<B: ContainerBytes + Keys>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    batch: B,
+) {
+    let size = batch.keys().count();
+    let mut place = vec![0; batch.length_in_bytes()];
+    group.bench_function(format!("{name} encode {size}"), |b| {
+        b.iter(|| {
+            assert_eq!(black_box(&batch).length_in_bytes(), place.len());
+            batch.into_bytes(&mut &mut place[..]);
+        });
+    });
+    let bytes = BytesMut::from(place).freeze();
+    group.bench_function(format!("{name} decode {size}"), |b| {
+        b.iter(|| B::from_bytes(bytes.clone()).keys().sum::<u64>());
+    });
+}
+
+/// Something to be read of each item.
+trait Keys {
+    fn keys(&self) -> impl Iterator<Item = u64>;
+}
+
+impl<S> Keys for Vec<Partial<u64, S>> {
+    fn keys(&self) -> impl Iterator<Item = u64> {
+        self.iter().map(|partial| partial.key)
+    }
+}
+
+impl<S, C> Keys for Batch<Partial<u64, S>, C> {
+    fn keys(&self) -> impl Iterator<Item = u64> {
+        self.items.keys()
+    }
+}
+
+criterion_group!(benches, watermark, windows, join, codec);
 criterion_main!(benches);

@@ -20,11 +20,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::time::EventTime;
+use crate::wire::FixedLayout;
 
 /// A way to summarize records of type `R`.
 pub trait Aggregate<R>: 'static {
     /// What is kept per window and key.
-    type State: Clone + Serialize + DeserializeOwned + Send + 'static;
+    type State: FixedLayout + Serialize + DeserializeOwned;
     /// What comes out.
     type Output: Clone + PartialEq + 'static;
 
@@ -81,6 +82,8 @@ impl Fixed {
         if self.0 < 0 { -mean } else { mean }
     }
 }
+
+crate::fixed_layout!(Fixed { 0 });
 
 impl std::ops::AddAssign for Fixed {
     fn add_assign(&mut self, other: Self) {
@@ -173,6 +176,8 @@ pub struct Total {
     count: u64,
 }
 
+crate::fixed_layout!(Total { sum, count });
+
 impl Total {
     fn add(&mut self, value: Option<f64>) {
         if let Some(value) = value {
@@ -235,7 +240,7 @@ pub const fn min<R, V, F: Fn(&R) -> Option<V>>(value: F) -> Min<F> {
 }
 
 /// A value that has extremes: a number that is not NaN.
-pub trait Extreme: Copy + PartialOrd + Serialize + DeserializeOwned + Send + 'static {
+pub trait Extreme: Copy + PartialOrd + FixedLayout + Serialize + DeserializeOwned {
     /// The one that stands for all values equal to it, so that it does not matter which of them
     /// was met first: 0.0 for -0.0.
     #[must_use]

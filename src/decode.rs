@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::rows::{Column, ColumnType, RowWriter, Tabular};
 use crate::source::RawRecord;
 use crate::time::{EventTime, Offset, PartitionId};
+use crate::wire::FixedLayout;
 
 /// What a decoder is given.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +113,8 @@ pub struct DeadLetter {
     /// The bytes.
     pub value: Vec<u8>,
 }
+
+crate::serde_wire!(DeadLetter);
 
 impl Tabular for DeadLetter {
     fn columns() -> Vec<Column> {
@@ -262,6 +265,22 @@ impl<const N: usize> Text<N> {
     }
 }
 
+impl<const N: usize> FixedLayout for Text<N> {
+    type Raw = [u8; N];
+
+    #[inline]
+    fn to_raw(&self) -> [u8; N] {
+        self.bytes
+    }
+
+    #[inline]
+    fn from_raw(bytes: [u8; N]) -> Option<Self> {
+        let text = bytes.get(..usize::from(*bytes.last()?))?;
+        let is_same = |text| Self::new(text).filter(|text| text.bytes == bytes);
+        std::str::from_utf8(text).ok().and_then(is_same)
+    }
+}
+
 impl<const N: usize> Default for Text<N> {
     fn default() -> Self {
         Self::EMPTY
@@ -321,6 +340,22 @@ mod tests {
         );
         assert_eq!(Text::<8>::new("12345678"), None);
         assert_eq!(Text::<8>::new("a\0b"), None);
+    }
+
+    #[test]
+    fn only_bytes_of_a_text_become_one() {
+        let from = |bytes: &[u8; 8]| Text::<8>::from_raw(*bytes).map(|text| text.to_string());
+        assert_eq!(from(b"\0\0\0\0\0\0\0\0").as_deref(), Some(""));
+        assert_eq!(from(b"seven77\x07").as_deref(), Some("seven77"));
+        assert_eq!(
+            from("né\0\0\0\0\x03".as_bytes().try_into().unwrap()).as_deref(),
+            Some("né")
+        );
+        assert_eq!(from(b"seven77\x08"), None, "longer than it can be");
+        assert_eq!(from(b"seven77\xff"), None, "longer than the field");
+        assert_eq!(from(b"abc\0\0\0\0\x02"), None, "bytes behind the end");
+        assert_eq!(from(b"abc\0\0\0\0\x04"), None, "a zero in it");
+        assert_eq!(from(b"\xffbc\0\0\0\0\x03"), None, "not UTF-8");
     }
 
     #[test]

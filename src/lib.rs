@@ -31,3 +31,4 @@ pub mod terminal;
 pub mod time;
 pub mod watermark;
 pub mod window;
+pub mod wire;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::time::EventTime;
 use crate::time::{Offset, PartitionId};
+use crate::wire::FixedLayout;
 
 /// The type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -180,6 +181,13 @@ pub struct Pane {
     pub complete: Completeness,
 }
 
+crate::fixed_layout!(Pane {
+    timing,
+    index,
+    is_final,
+    complete
+});
+
 /// When a pane fired, relative to the watermark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Timing {
@@ -199,6 +207,21 @@ impl Timing {
             Self::OnTime => "on-time",
             Self::Late => "late",
         }
+    }
+}
+
+impl FixedLayout for Timing {
+    type Raw = u8;
+
+    #[inline]
+    fn to_raw(&self) -> u8 {
+        *self as u8
+    }
+
+    #[inline]
+    fn from_raw(raw: u8) -> Option<Self> {
+        let all = [Self::Early, Self::OnTime, Self::Late];
+        all.get(usize::from(raw)).copied()
     }
 }
 
@@ -224,6 +247,21 @@ impl Completeness {
             Self::WallClock => "wall-clock",
             Self::EndOfInput => "end-of-input",
         }
+    }
+}
+
+impl FixedLayout for Completeness {
+    type Raw = u8;
+
+    #[inline]
+    fn to_raw(&self) -> u8 {
+        *self as u8
+    }
+
+    #[inline]
+    fn from_raw(raw: u8) -> Option<Self> {
+        let all = [Self::Proved, Self::Idle, Self::WallClock, Self::EndOfInput];
+        all.get(usize::from(raw)).copied()
     }
 }
 

@@ -83,6 +83,8 @@ fn each_help_text_ends_with_examples() {
         &["view"],
         &["check"],
         &["check", "factory"],
+        &["state"],
+        &["replay"],
         &["completions"],
     ] {
         let text = done(&[command, &["--help"]].concat());

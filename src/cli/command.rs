@@ -36,6 +36,7 @@ pub fn root(pipelines: Pipelines<'_>) -> Command {
         .subcommand(view())
         .subcommand(check(pipelines))
         .subcommand(state())
+        .subcommand(replay())
         .subcommand(completions())
 }
 
@@ -346,6 +347,46 @@ fn state() -> Command {
             ("what was logged, object by object", "highwater state ls state"),
             ("whether all of it is sound", "highwater state verify s3://bucket/cars"),
         ]))
+}
+
+fn replay() -> Command {
+    let option = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    let switch = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .action(ArgAction::SetTrue)
+            .help(help)
+    };
+    let command = Command::new("replay")
+        .about("Run the recorded epochs of a job again and compare with what came of them; exits with 3 on a difference")
+        .arg(Arg::new("uri").value_name("STATE").required(true).help(
+            "A folder, or s3://BUCKET/PREFIX; it is only read, and the job may go on meanwhile",
+        ))
+        .arg(option("from", "URI", "Where the job's input is now [default: where it was, for files and the generator]"))
+        .arg(
+            option("from-epoch", "K", "Begin at the last start before this epoch [default: as early as possible]")
+                .value_parser(value::count),
+        )
+        .arg(
+            option("to-epoch", "K", "End with the first checkpoint from this epoch on [default: with the newest]")
+                .value_parser(value::count),
+        )
+        .arg(
+            option("workers", "N", "Worker threads")
+                .short('w')
+                .value_parser(value::count_in::<u32>(1..=1024))
+                .default_value("1"),
+        )
+        .arg(switch("json", "For machines"))
+        .arg(switch("quiet", "Show the result and errors only").short('q'))
+        .after_help(examples(&[
+            ("a job that reads files", "highwater replay state/cars"),
+            ("a job that reads a topic, on four threads", "highwater replay s3://bucket/cars --from kafka://localhost:9092/sensors-sample -w 4"),
+            ("what came of the epochs around one", "highwater replay state/cars --from-epoch 1200 --to-epoch 1300"),
+        ]));
+    flags::kafka_flags(command)
 }
 
 fn completions() -> Command {

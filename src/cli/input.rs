@@ -145,9 +145,10 @@ pub fn open(
         return embedded(settings.end, settings.window.slide(), entry, matches);
     }
     let group = matches.get_one::<String>("group").cloned();
+    let group = group.unwrap_or_else(|| format!("highwater-{}", settings.name));
     let options = SourceOptions {
         until: settings.end.until(),
-        group: Some(group.unwrap_or_else(|| format!("highwater-{}", settings.name))),
+        group: settings.tells_positions.then_some(group),
         ..super::kafka::source_options(matches)?
     };
     parse_source(&settings.from, &options).map_err(|error| match usage_or_failure(error) {

@@ -18,7 +18,7 @@ use crate::state::{Starter, StateError, StorageOptions, open};
 
 /// What does not change the results, only how they come about or where they are seen. Outputs are
 /// compared by what they are called within the job, not by their addresses.
-const MAY_CHANGE: &[&str] = &[
+pub const MAY_CHANGE: &[&str] = &[
     "bind",
     "checkpoint",
     "close_on_idle",
@@ -53,6 +53,9 @@ const MAY_CHANGE: &[&str] = &[
     "verbose",
     "workers",
 ];
+
+/// What the configuration calls `--start` of the embedded generator.
+pub const FIRST_EVENT: &str = "first_event";
 
 /// The state that the flags ask for, if they do.
 pub fn state_options(
@@ -118,6 +121,12 @@ pub fn configuration(
         .map(|(name, value)| (name, text(value)))
         .collect();
     config.insert("from".to_owned(), plan.source.name());
+    // Of a topic it says only where an unread partition begins; here it makes other events.
+    if plan.settings.input == Input::Generate
+        && let Some(start) = config.remove("start")
+    {
+        config.insert(FIRST_EVENT.to_owned(), start);
+    }
     config
 }
 

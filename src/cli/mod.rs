@@ -9,7 +9,7 @@
 //! | `plan` | everything that follows from the flags of a run |
 //! | `planned` | what this version does not have |
 //! | `processes` | what this process is among several |
-//! | `run`, `generate`, `check`, `view`, `state` | the commands |
+//! | `run`, `generate`, `check`, `view`, `state`, `replay` | the commands |
 //! | `progress`, `summary`, `report` | what is shown during and after a run |
 //! | `signal`, `resources` | what the system tells |
 //! | `error` | why a command ends, and its exit code |
@@ -40,6 +40,7 @@ mod planned;
 mod processes;
 mod progress;
 pub mod registry;
+mod replay;
 mod report;
 mod resources;
 mod run;
@@ -88,6 +89,7 @@ fn obey(pipelines: Pipelines<'_>, matches: &ArgMatches) -> Outcome {
                 .unwrap_or_default())
         }),
         ("view", ..) => view::command(command),
+        ("replay", ..) => replay::command(pipelines, command),
         ("state", _, Some((name, flags))) => state::command(name, flags),
         ("completions", ..) => completions(pipelines, command),
         // Invariant: the parser takes no other command, and those above only with a pipeline.

@@ -54,6 +54,8 @@ pub struct Settings {
     pub is_at_least_once: bool,
     /// `--dims-refresh`
     pub dims_refresh: Option<Duration>,
+    /// Whether the input is told how far it was read.
+    pub tells_positions: bool,
 }
 
 /// Everything that is opened.
@@ -148,6 +150,7 @@ impl Settings {
             checkpoint: span("checkpoint").map(std_duration),
             is_at_least_once: is_at_least_once(matches)?,
             dims_refresh: span("dims-refresh").map(std_duration),
+            tells_positions: true,
         })
     }
 

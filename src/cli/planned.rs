@@ -10,10 +10,6 @@ const TWO_PIPELINES: &str = "the pipelines are cars and factory";
 
 /// Flags, commands and pipelines, and what there is instead.
 const PLANNED: &[(&str, &str)] = &[
-    (
-        "replay",
-        "recorded epochs cannot be run again for comparison yet",
-    ),
     ("--http", NO_HTTP),
     ("status", NO_HTTP),
     ("top", NO_HTTP),

@@ -1,6 +1,7 @@
 //! `--report FILE.json`: the summary for machines.
 
 use std::path::Path;
+use std::time::Duration;
 
 use clap::{ArgMatches, Command};
 use serde_json::{Map, Value, json};
@@ -13,6 +14,7 @@ use super::resources::Resources;
 use super::value::count;
 use crate::runtime::Summary;
 use crate::runtime::metrics::Metrics;
+use crate::runtime::recovery::Recovered;
 use crate::sink::mask_secrets;
 
 /// Writes the report; it appears whole or not at all.
@@ -56,6 +58,19 @@ pub fn of_run(
         "epochs": progress.epochs,
         "checkpoints": progress.checkpoints,
         "latency_ms": {"p50": p50, "p90": p90, "p99": p99, "max": max},
+        "recovery": metrics.recovery.recovered().map(|recovered| recovery(&recovered)),
+    })
+}
+
+/// In seconds since the start of the command.
+fn recovery(recovered: &Recovered) -> Value {
+    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+    json!({
+        "epochs": recovered.epochs,
+        "records": recovered.records,
+        "loaded_s": recovered.loaded.as_secs_f64(),
+        "first_epoch_s": seconds(recovered.first_epoch),
+        "last_epoch_s": seconds(recovered.last_epoch),
     })
 }
 

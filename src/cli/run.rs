@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::ArgMatches;
 
@@ -32,12 +32,13 @@ pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
 }
 
 fn run_here(entry: &dyn PipelineEntry, matches: &ArgMatches, member: Option<Member>) -> Outcome {
+    let started = Instant::now();
     let quiet = matches.get_flag("quiet");
     let leads = member.as_ref().is_none_or(Member::leads);
     let notices = Notices::default();
     let signals = catch(notices.clone(), quiet || !leads)?;
     let plan = Plan::new(entry, matches)?;
-    let metrics = Arc::new(Metrics::default());
+    let metrics = Arc::new(Metrics::since(started));
     if quiet {
         metrics.be_quiet();
     } else if leads {
@@ -124,6 +125,7 @@ fn options(
         sinks: plan.targets.iter().map(sink).collect(),
         flow: plan.flow.clone(),
         workers: settings.workers,
+        serializes: false,
         epoch: settings.epoch,
         checkpoint: plan.checkpoint(),
         close_on_idle: settings.close_on_idle,

@@ -133,7 +133,8 @@ fn json_line(value: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", serde_json::to_string(value)?)
 }
 
-fn nothing(storage: &dyn Storage) -> CliError {
+/// There is no state.
+pub fn nothing(storage: &dyn Storage) -> CliError {
     CliError::Failed(format!(
         "{}: there is no state; `highwater run ... --state {}` makes one",
         storage.name(),

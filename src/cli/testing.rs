@@ -89,11 +89,13 @@ fn decode(message: Message<'_>) -> Result<Decoded<Row>, Rejection> {
     Ok(Decoded::Record(event_time(text, "time")?, Row::default()))
 }
 
-#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Row {
     end: EventTime,
     count: i64,
 }
+
+crate::fixed_layout!(Row { end, count });
 
 impl Tabular for Row {
     fn columns() -> Vec<Column> {

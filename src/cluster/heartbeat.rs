@@ -18,6 +18,8 @@ pub struct Health {
 #[derive(Debug)]
 struct Pulse {
     heard: Instant,
+    /// When it said last how many steps its workers have made.
+    beaten: Instant,
     /// The steps of each worker, and since when they are that many.
     steps: Vec<(u64, Instant)>,
 }
@@ -43,6 +45,7 @@ impl Health {
                 process,
                 Pulse {
                     heard: now,
+                    beaten: now,
                     steps: Vec::new(),
                 },
             )
@@ -66,7 +69,7 @@ impl Health {
         let Some(pulse) = self.peers.get_mut(&process) else {
             return;
         };
-        pulse.heard = now;
+        (pulse.heard, pulse.beaten) = (now, now);
         pulse.steps.resize(steps.len(), (0, now));
         for (known, steps) in pulse.steps.iter_mut().zip(steps) {
             if known.0 != *steps {
@@ -97,8 +100,10 @@ impl Health {
                 );
                 return Some(Silence { process, why });
             }
+            // By its own word: what it has not said yet is no step that it has not made.
             let stuck = |(steps, since): &(u64, Instant)| {
-                (1..u64::MAX).contains(steps) && now.duration_since(*since) > self.deadline
+                let still = pulse.beaten.saturating_duration_since(*since);
+                (1..u64::MAX).contains(steps) && still > self.deadline
             };
             if let Some(worker) = pulse.steps.iter().position(stuck) {
                 let why = format!(
@@ -151,6 +156,16 @@ mod tests {
         let (second, silence) = last.expect("stuck");
         assert_eq!(second, 26);
         assert!(silence.why.contains("worker 2"), "{silence:?}");
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_is_not_taken_for_one_with_a_stuck_worker() {
+        let start = Instant::now();
+        let mut health = Health::new(DEADLINE, [1], start);
+        health.beat(1, &[5], start);
+        health.beat(1, &[5], start + Duration::from_secs(1));
+        let silence = looked_every_second(&mut health, start, 12).expect("gone");
+        assert!(silence.why.contains("said nothing"), "{silence:?}");
     }
 
     #[test]

@@ -53,11 +53,11 @@ pub struct Beat {
 impl Message {
     /// As it goes over the wire.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![0; 4];
-        // Invariant: a message is plain data of known length; memory takes all of it.
-        bytes = postcard::to_extend(self, bytes).expect("a message can be encoded");
-        let length = u32::try_from(bytes.len() - 4).unwrap_or(u32::MAX);
-        bytes[..4].copy_from_slice(&length.to_be_bytes());
+        // Plain data of known length always can; no bytes are no message, and end the connection.
+        let contents = postcard::to_stdvec(self).unwrap_or_default();
+        let length = u32::try_from(contents.len()).unwrap_or(u32::MAX);
+        let mut bytes = length.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&contents);
         bytes
     }
 

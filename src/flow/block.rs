@@ -1,8 +1,11 @@
 //! What travels between the source and the first keyed operator.
 
+use std::io::{self, Write};
+
 use serde::{Deserialize, Serialize};
 
 use crate::time::{EventTime, Offset, PartitionId};
+use crate::wire::{Codec, FixedLayout, Input, Wire, WireError};
 
 /// A record with its place and times.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,5 +43,69 @@ impl<R> Block<R> {
             to: self.to,
             records,
         }
+    }
+}
+
+/// Partition and range of a block; the number of records follows.
+type Range = (PartitionId, Offset, Offset);
+/// Place and times of a record; the rest follows.
+type Place = (Offset, EventTime, EventTime);
+
+impl<R: Wire> Wire for Record<R> {
+    const LEAST: usize = size_of::<<Place as FixedLayout>::Raw>() + R::LEAST;
+
+    #[inline]
+    fn size(&self) -> usize {
+        size_of::<<Place as FixedLayout>::Raw>() + self.value.size()
+    }
+
+    #[inline]
+    fn write<C: Codec, W: Write>(&self, writer: &mut W) -> io::Result<()> {
+        let place = (self.offset, self.time, self.effect);
+        place.write::<C, W>(writer)?;
+        self.value.write::<C, W>(writer)
+    }
+
+    #[inline]
+    fn read<C: Codec>(input: &mut Input<'_>) -> Result<Self, WireError> {
+        let (offset, time, effect) = Place::read::<C>(input)?;
+        Ok(Self {
+            offset,
+            time,
+            effect,
+            value: R::read::<C>(input)?,
+        })
+    }
+}
+
+impl<R: Wire> Wire for Block<R> {
+    const LEAST: usize = size_of::<<Range as FixedLayout>::Raw>() + size_of::<u64>();
+
+    fn size(&self) -> usize {
+        let records: usize = self.records.iter().map(Wire::size).sum();
+        Self::LEAST + records
+    }
+
+    fn write<C: Codec, W: Write>(&self, writer: &mut W) -> io::Result<()> {
+        let range = (self.partition, self.from, self.to);
+        range.write::<C, W>(writer)?;
+        C::write(&(self.records.len() as u64), writer)?;
+        let mut records = self.records.iter();
+        records.try_for_each(|record| record.write::<C, W>(writer))
+    }
+
+    fn read<C: Codec>(input: &mut Input<'_>) -> Result<Self, WireError> {
+        let (partition, from, to) = Range::read::<C>(input)?;
+        let count = input.count::<C>(Record::<R>::LEAST)?;
+        let mut records = Vec::with_capacity(count);
+        for _ in 0..count {
+            records.push(Record::read::<C>(input)?);
+        }
+        Ok(Self {
+            partition,
+            from,
+            to,
+            records,
+        })
     }
 }

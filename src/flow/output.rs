@@ -11,10 +11,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
-use timely::ExchangeData;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::core::Inspect;
 use timely::dataflow::operators::core::probe::Probe;
@@ -40,11 +39,12 @@ use crate::sink::{
 use crate::state::{Digest, EpochDigest};
 use crate::time::{Epoch, EventTime, Offset, PartitionId, Shard, Time};
 use crate::window::Change;
+use crate::wire::{Exchange, FixedLayout, Wire};
 
 impl<'s> Flow<'s> {
     /// Sends records to the output `name`, and hands them on: for a side branch, or on the way.
     /// Where the output goes nowhere they are counted in passing.
-    pub fn records_output<R: Tabular + Clone + ExchangeData>(
+    pub fn records_output<R: Tabular + Clone + Wire>(
         &self,
         name: &'static str,
         layout: Layout,
@@ -63,7 +63,7 @@ impl<'s> Flow<'s> {
     }
 
     /// Sends records to the output `name` as the end of the main path: each counts as on time.
-    pub fn main_output<R: Tabular + Clone + ExchangeData>(
+    pub fn main_output<R: Tabular + Clone + Wire>(
         &self,
         name: &'static str,
         layout: Layout,
@@ -95,7 +95,7 @@ impl<'s> Flow<'s> {
     }
 
     /// Sends records that were late for all their windows to the output `late`.
-    pub fn late_output<R: Tabular + Clone + ExchangeData>(&self, late: Blocks<'s, R>) {
+    pub fn late_output<R: Tabular + Clone + Wire>(&self, late: Blocks<'s, R>) {
         let topic = self.context.run.options.ingest.topic.clone();
         let write = move |rows: &mut Rows, record: &Record<R>, partition| {
             let late = LateRow {
@@ -128,7 +128,7 @@ impl<'s> Flow<'s> {
     }
 
     /// Sends one row per checkpoint to the output `name`.
-    pub fn tally_output<V: Clone + ExchangeData, T: Tabular + 'static>(
+    pub fn tally_output<V: FixedLayout, T: Tabular + 'static>(
         &self,
         name: &'static str,
         tallies: StreamVec<'s, Time, Tally<V>>,
@@ -159,7 +159,7 @@ impl<'s> Flow<'s> {
         to_row: impl Fn(WindowRow<'_, K, V>) -> T + Clone + 'static,
     ) where
         K: Key,
-        V: Clone + ExchangeData,
+        V: FixedLayout,
         R: Clone + 'static,
         T: Tabular + 'static,
     {
@@ -210,7 +210,7 @@ impl<'s> Flow<'s> {
         self.commit_everywhere(&windows.changes, &spec, route, build);
     }
 
-    fn records_with<R: Clone + ExchangeData>(
+    fn records_with<R: Clone + Wire>(
         &self,
         name: &'static str,
         layout: Layout,
@@ -274,17 +274,25 @@ impl<'s> Flow<'s> {
 
     /// Hands the items of each epoch to all sinks of the output: `route` says to which shard an
     /// item belongs, `build` makes the rows of an epoch.
-    fn commit_everywhere<T: Clone + ExchangeData>(
+    fn commit_everywhere<T: Clone + Wire>(
         &self,
         stream: &StreamVec<'s, Time, T>,
         spec: &OutputSpec,
         route: impl Fn(&T, u32) -> u32 + Clone + 'static,
         build: impl Fn(Vec<T>, Target) -> BTreeMap<Shard, Rows> + Clone + 'static,
     ) {
-        let sinks = self.context.run.sinks.get(spec.name);
-        for sink in sinks.into_iter().flatten().cloned().enumerate() {
+        let Some(sinks) = self.context.run.sinks.get(spec.name) else {
+            return;
+        };
+        let takes_all = sinks.iter().position(|sink| !sink.rolls_files());
+        for (rank, factory) in sinks.iter().cloned().enumerate() {
             let (route, build) = (route.clone(), build.clone());
-            self.commit(stream.clone(), spec.clone(), sink, route, build);
+            let place = Place {
+                rank,
+                gives_digest: rank == takes_all.unwrap_or(0),
+                factory,
+            };
+            self.commit(stream.clone(), spec.clone(), place, route, build);
         }
     }
 
@@ -319,20 +327,20 @@ impl<'s> Flow<'s> {
         });
     }
 
-    fn commit<T: Clone + ExchangeData>(
+    fn commit<T: Clone + Wire>(
         &self,
         stream: StreamVec<'s, Time, T>,
         spec: OutputSpec,
-        (rank, factory): (usize, Arc<dyn SinkFactory>),
+        place: Place,
         route: impl Fn(&T, u32) -> u32 + 'static,
         build: impl Fn(Vec<T>, Target) -> BTreeMap<Shard, Rows> + 'static,
     ) {
         let context = Rc::clone(&self.context);
-        let shards = factory.shards();
+        let shards = place.factory.shards();
         let is_windows = matches!(spec.kind, OutputKind::Windows { .. });
         let target = Target {
             shards,
-            finals_only: is_windows && factory.rolls_files() && context.keep.is_some(),
+            finals_only: is_windows && place.factory.rolls_files() && context.keep.is_some(),
         };
         let scope = stream.scope();
         let probe = context.committed.clone();
@@ -348,7 +356,7 @@ impl<'s> Flow<'s> {
                         .wake(scope.activator_for(Rc::clone(&info.address)));
                     let waker = scope.worker().sync_activator_for(info.address.to_vec());
                     let waker = Arc::new(waker);
-                    let mut desk = CommitDesk::new(context, spec, (rank, factory), capability);
+                    let mut desk = CommitDesk::new(context, spec, place, capability);
                     let mut is_first = true;
                     let mut arrived: BTreeMap<Epoch, Vec<T>> = BTreeMap::new();
                     move |(input, frontier), _| {
@@ -395,12 +403,24 @@ impl Target {
     }
 }
 
+/// A sink's place among those of its output.
+struct Place {
+    /// Which of them it is: rows are counted once, at the first.
+    rank: usize,
+    /// Whether its rows are those of which digests are recorded: the first that takes all changes,
+    /// or the first where all take only final windows. So what is recorded does not depend on the
+    /// order in which sinks were named.
+    gives_digest: bool,
+    factory: Arc<dyn SinkFactory>,
+}
+
 /// One worker's end of one sink.
 struct CommitDesk {
     context: Rc<WorkerContext>,
     spec: OutputSpec,
     /// Which of the output's sinks this is: rows are counted once, at the first.
     rank: usize,
+    gives_digest: bool,
     factory: Arc<dyn SinkFactory>,
     shards: Vec<Shard>,
     thread: Option<SinkThread>,
@@ -424,9 +444,14 @@ impl CommitDesk {
     fn new(
         context: Rc<WorkerContext>,
         spec: OutputSpec,
-        (rank, factory): (usize, Arc<dyn SinkFactory>),
+        place: Place,
         capability: Capability<Time>,
     ) -> Self {
+        let Place {
+            rank,
+            gives_digest,
+            factory,
+        } = place;
         let shards = (0..factory.shards())
             .filter(|shard| context.owns(*shard))
             .map(Shard)
@@ -437,6 +462,7 @@ impl CommitDesk {
             context,
             spec,
             rank,
+            gives_digest,
             factory,
             shards,
             thread: None,
@@ -542,7 +568,7 @@ impl CommitDesk {
 
     /// What a replay of these rows is compared with.
     fn digest(&mut self, epoch: Epoch, rows: &Rows) {
-        if self.rank == 0 && self.context.keep.is_some() && !rows.is_empty() {
+        if self.gives_digest && self.context.keep.is_some() && !rows.is_empty() {
             self.digests.push(EpochDigest {
                 epoch,
                 output: self.spec.name.to_owned(),

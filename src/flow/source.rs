@@ -330,6 +330,7 @@ impl<R: Clone + 'static> SourceDesk<R> {
             if let Some(reader) = &mut self.reader {
                 reader.committed(positions);
             }
+            self.context.run.metrics.recovery.committed(*epoch);
             self.positions.pop_front();
         }
         let dealt_with = self

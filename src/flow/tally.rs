@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use timely::ExchangeData;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 
 use super::Blocks;
 use super::windows::{EpochWatch, advance_to, starting};
 use crate::aggregate::Aggregate;
 use crate::time::{Epoch, EventTime, Time};
+use crate::wire::{Exchange, FixedLayout, Raw3};
 
 /// What an aggregate found between two checkpoints.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -25,6 +25,24 @@ pub struct Tally<V> {
     pub value: V,
 }
 
+impl<V: FixedLayout> FixedLayout for Tally<V> {
+    type Raw = <(Epoch, EventTime, V) as FixedLayout>::Raw;
+
+    fn to_raw(&self) -> Self::Raw {
+        let (epoch, watermark) = (self.epoch.to_raw(), self.watermark.to_raw());
+        Raw3(epoch, watermark, self.value.to_raw())
+    }
+
+    fn from_raw(raw: Self::Raw) -> Option<Self> {
+        let (epoch, watermark, value) = FixedLayout::from_raw(raw)?;
+        Some(Self {
+            epoch,
+            watermark,
+            value,
+        })
+    }
+}
+
 impl<'s, R: Clone + 'static> Blocks<'s, R> {
     /// Aggregates all records, whatever their time, and emits one result per checkpoint.
     pub fn tally<A: Aggregate<R>>(
@@ -32,7 +50,7 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
         aggregate: impl Fn() -> A,
     ) -> StreamVec<'s, Time, Tally<A::Output>>
     where
-        A::Output: ExchangeData,
+        A::Output: FixedLayout,
     {
         let context = Rc::clone(&self.context);
         let local = aggregate();

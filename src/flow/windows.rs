@@ -17,7 +17,7 @@ use std::rc::Rc;
 use timely::ExchangeData;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::{Operator, OutputBuilder};
@@ -31,13 +31,14 @@ use crate::hash::shard_of;
 use crate::ledger::Fate;
 use crate::time::{Epoch, EventTime, Time};
 use crate::window::{Assigner, Change, Late, Partial, WindowState};
+use crate::wire::{Exchange, FixedLayout};
 
 /// Keyed rows are split over so many shards, whatever the number of workers.
 pub(super) const KEY_SHARDS: u32 = 256;
 
 /// A row key of windows.
-pub trait Key: Copy + Ord + Hash + ExchangeData {}
-impl<K: Copy + Ord + Hash + ExchangeData> Key for K {}
+pub trait Key: Copy + Ord + Hash + FixedLayout + ExchangeData {}
+impl<K: Copy + Ord + Hash + FixedLayout + ExchangeData> Key for K {}
 
 /// One result of a window, as a pipeline turns it into a row.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +69,7 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
         aggregate: impl Fn() -> A,
     ) -> Windows<'s, K, A::Output, R>
     where
-        A::Output: ExchangeData,
+        A::Output: FixedLayout,
     {
         let options = &self.context.run.options;
         let diverts = options.late == Late::Divert && self.context.run.has_sink("late");
@@ -215,7 +216,7 @@ fn close_windows<R: 'static, K: Key, A: Aggregate<R>>(
     context: Rc<WorkerContext>,
 ) -> StreamVec<'_, Time, Change<K, A::Output>>
 where
-    A::Output: ExchangeData,
+    A::Output: FixedLayout,
 {
     let by_shard = Exchange::new(|partial: &Partial<K, A::State>| {
         u64::from(shard_of(&partial.key, KEY_SHARDS).0)

@@ -528,18 +528,22 @@ impl Desk {
         if self.capability.is_none() {
             return Vec::new();
         }
-        let (peers, local) = (self.peers, self.local);
         let answers = self.decide().into_iter();
         let everyone = answers.flat_map(|answer| {
-            // The workers of this process share the loads that it has read itself.
-            let first = if matches!(answer, Down::Load(_)) {
-                local
-            } else {
-                0
-            };
-            (first..peers).map(move |worker| (worker, answer.clone()))
+            let workers = self.hearers(&answer);
+            workers.map(move |worker| (worker, answer.clone()))
         });
         everyone.collect()
+    }
+
+    /// The workers to which something is said: the loads that this process has read itself are
+    /// there for its own.
+    const fn hearers(&self, answer: &Down) -> std::ops::Range<u64> {
+        let first = match answer {
+            Down::Load(_) => self.local,
+            _ => 0,
+        };
+        first..self.peers
     }
 
     /// What there is to say to everybody.
@@ -773,6 +777,19 @@ mod tests {
         account(&mut desk, 3);
         assert!(releases(&desk.decide()));
         assert!(!desk.failure.is_set());
+    }
+
+    #[test]
+    fn a_load_goes_to_other_processes_ahead_of_the_mark_that_speaks_of_it() {
+        let mut desk = desk();
+        desk.notices.send(Notice::Refreshed(7, Some(vec![1])));
+        let decided = close_epoch(&mut desk, Offset(3));
+        let [Down::Load(bytes), Down::Mark(entry)] = &decided[..2] else {
+            panic!("{decided:?}");
+        };
+        assert_eq!((bytes, entry.dims), (&vec![1], Some(7)));
+        assert_eq!(desk.hearers(&decided[0]), 1..2);
+        assert_eq!(desk.hearers(&decided[1]), 0..2);
     }
 
     #[test]

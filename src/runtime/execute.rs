@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
-use timely::WorkerConfig;
 use timely::communication::WorkerGuards;
 use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use timely::worker::Worker;
+use timely::{CommunicationConfig, WorkerConfig};
 use uuid::Uuid;
 
 use super::control::{
@@ -67,6 +67,8 @@ pub struct RunOptions {
     pub flow: FlowOptions,
     /// How many worker threads.
     pub workers: usize,
+    /// Whether workers of one process exchange bytes, as those of several do: to test that.
+    pub serializes: bool,
     /// The longest epoch.
     pub epoch: Duration,
     /// How often an epoch is a checkpoint.
@@ -179,30 +181,46 @@ pub fn describe(
 ///
 /// # Errors
 /// The first thing that went wrong; everything before it that was committed stays committed.
-pub fn run(options: RunOptions) -> Result<Summary, RunError> {
+pub fn run(mut options: RunOptions) -> Result<Summary, RunError> {
     let started = Instant::now();
     let outputs = describe(&options.pipeline, &options.flow, &options.source);
     let sinks = outputs_with_sinks(&options, &outputs)?;
-    let (run, begun) = match options.leader() {
+    let begun = match options.leader().cloned() {
         None => lead(&options, &outputs, &sinks)?,
-        Some(cluster) => follow(&options, cluster, &outputs, &sinks)?,
+        Some(cluster) => follow(&mut options, &cluster, &outputs, &sinks)?,
     };
-    let cluster = options.cluster.clone();
-    let Begun::Now(beginning) = begun else {
-        if let Some(cluster) = &cluster {
-            cluster.meet(run);
-            together(cluster, &options.metrics, 0, Total::new(), &outputs);
+    match begun {
+        Begun::Now(beginning) => run_from(*beginning, options, &outputs, sinks, started),
+        Begun::Drained(run) => {
+            if let Some(cluster) = &options.cluster {
+                cluster.meet(run);
+                together(cluster, &options.metrics, 0, Total::new(), &outputs);
+            }
+            Ok(Summary::nothing(started.elapsed()))
         }
-        return Ok(Summary::nothing(started.elapsed()));
-    };
+    }
+}
+
+/// Runs a pipeline from where `beginning` says; its targets are prepared.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn run_from(
+    beginning: Beginning,
+    options: RunOptions,
+    outputs: &[OutputSpec],
+    sinks: Sinks,
+    started: Instant,
+) -> Result<Summary, RunError> {
+    let cluster = options.cluster.clone();
     let Beginning {
+        run,
         resume,
         partitions,
         kept,
         job,
         recorder,
-        run_label,
-    } = *beginning;
+    } = beginning;
     let shared = Arc::new(RunShared {
         pipeline: options.pipeline.name(),
         options: options.flow.clone(),
@@ -211,7 +229,7 @@ pub fn run(options: RunOptions) -> Result<Summary, RunError> {
         sinks,
         has_state: kept.is_some(),
         sink_context: SinkContext {
-            run_label,
+            run_label: options.run_label.clone(),
             job,
             is_at_least_once: options.is_at_least_once,
             ..SinkContext::default()
@@ -222,8 +240,12 @@ pub fn run(options: RunOptions) -> Result<Summary, RunError> {
         unmatched: AtomicU64::new(0),
         declared: Mutex::default(),
     });
+    let job = shared.sink_context.job.as_ref();
+    if job.is_some_and(|job| job.logged.is_some()) {
+        options.metrics.recovery.goes_on(&shared.resume);
+    }
     if let Some(cluster) = &cluster {
-        count(cluster, &shared, &outputs);
+        count(cluster, &shared, outputs);
         cluster.meet(run);
     }
     let ledgers = work(options, &shared, kept, recorder, &partitions)?;
@@ -231,7 +253,7 @@ pub fn run(options: RunOptions) -> Result<Summary, RunError> {
     let metrics = &shared.metrics;
     let mut unmatched = shared.unmatched.load(Ordering::Relaxed);
     if let Some(cluster) = &cluster {
-        fates = together(cluster, metrics, unmatched, fates, &outputs);
+        fates = together(cluster, metrics, unmatched, fates, outputs);
         unmatched += metrics.unmatched_elsewhere();
     }
     Ok(Summary {
@@ -268,40 +290,42 @@ fn work(
 }
 
 /// Finds out where the run goes on, and prepares the targets; tells the other processes, if there
-/// are any. Also what tells this run from any other.
+/// are any.
 fn lead(
     options: &RunOptions,
     outputs: &[OutputSpec],
     sinks: &Sinks,
-) -> Result<(Uuid, Begun), RunError> {
-    let nonce = |state: &StateOptions| state.starter.nonce;
-    let run = options.state.as_ref().map_or_else(Uuid::new_v4, nonce);
+) -> Result<Begun, RunError> {
+    check_free(options, outputs, sinks)?;
     let (begun, loads) = begin(options, sinks)?;
     if let Begun::Now(beginning) = &begun {
         let job = beginning.job.as_deref();
         prepare_sinks(outputs, sinks, beginning.partitions.len(), job)?;
     }
     if let Some(cluster) = &options.cluster {
-        let work = match &begun {
-            Begun::Now(beginning) => Some(Box::new(beginning.work(loads))),
-            Begun::Drained => None,
+        let (run, work) = match &begun {
+            Begun::Now(beginning) => {
+                let work = beginning.work(options.run_label.clone(), loads);
+                (beginning.run, Some(Box::new(work)))
+            }
+            Begun::Drained(run) => (*run, None),
         };
         cluster.hand_out(Plan { run, work });
     }
-    Ok((run, begun))
+    Ok(begun)
 }
 
 /// Goes on where process 0 says.
 fn follow(
-    options: &RunOptions,
+    options: &mut RunOptions,
     cluster: &Arc<Cluster>,
     outputs: &[OutputSpec],
     sinks: &Sinks,
-) -> Result<(Uuid, Begun), RunError> {
+) -> Result<Begun, RunError> {
     processes::forward_notices(&options.notices, cluster);
     let plan = cluster.plan();
     let Some(work) = plan.work else {
-        return Ok((plan.run, Begun::Drained));
+        return Ok(Begun::Drained(plan.run));
     };
     let work = *work;
     if let Some(dimensions) = options.pipeline.dimensions() {
@@ -327,15 +351,15 @@ fn follow(
         };
         (Some(kept), Some(Arc::new(found.job)))
     });
-    let beginning = Beginning {
+    options.run_label = work.run_label;
+    Ok(Begun::Now(Box::new(Beginning {
+        run: plan.run,
         resume: work.resume,
         partitions: Vec::new(),
         kept,
         job,
         recorder: None,
-        run_label: work.run_label,
-    };
-    Ok((plan.run, Begun::Now(Box::new(beginning))))
+    })))
 }
 
 /// Has what is counted told to process 0, which shows it.
@@ -381,10 +405,13 @@ fn together(
 }
 
 /// The sinks of each output, by its name.
-type Sinks = BTreeMap<String, Vec<Arc<dyn SinkFactory>>>;
+pub(super) type Sinks = BTreeMap<String, Vec<Arc<dyn SinkFactory>>>;
 
 /// Checks the names of the outputs.
-fn outputs_with_sinks(options: &RunOptions, outputs: &[OutputSpec]) -> Result<Sinks, RunError> {
+pub(super) fn outputs_with_sinks(
+    options: &RunOptions,
+    outputs: &[OutputSpec],
+) -> Result<Sinks, RunError> {
     let mut sinks = Sinks::new();
     for (name, factory) in &options.sinks {
         if !outputs.iter().any(|output| output.name == name) {
@@ -422,8 +449,27 @@ fn prepare_sinks(
     Ok(())
 }
 
+/// A new job that may not have its outputs must not take the place of the one in the state.
+fn check_free(options: &RunOptions, outputs: &[OutputSpec], sinks: &Sinks) -> Result<(), RunError> {
+    let state = options.state.as_ref();
+    let Some(state) = state.filter(|it| it.is_fresh && !it.replace_output) else {
+        return Ok(());
+    };
+    let job = state::unborn(state);
+    for output in outputs {
+        for factory in sinks.get(output.name).into_iter().flatten() {
+            let checked = factory.check_free(output, &job);
+            checked.map_err(|error| RunError::Sink {
+                output: output.name,
+                error,
+            })?;
+        }
+    }
+    Ok(())
+}
+
 /// Into how many shards each sink is split, by its id.
-fn shards_of(sinks: &Sinks) -> BTreeMap<String, u32> {
+pub(super) fn shards_of(sinks: &Sinks) -> BTreeMap<String, u32> {
     let each = sinks.iter().flat_map(|(output, factories)| {
         let id = |factory: &Arc<dyn SinkFactory>| sink_id(output, &factory.identity());
         factories
@@ -434,25 +480,26 @@ fn shards_of(sinks: &Sinks) -> BTreeMap<String, u32> {
 }
 
 /// Where a run begins, and what it writes down.
-struct Beginning {
-    resume: Resume,
-    partitions: Vec<Partition>,
-    kept: Option<Kept>,
-    job: Option<Arc<JobContext>>,
+pub(super) struct Beginning {
+    /// What tells this run from any other.
+    pub(super) run: Uuid,
+    pub(super) resume: Resume,
+    pub(super) partitions: Vec<Partition>,
+    pub(super) kept: Option<Kept>,
+    pub(super) job: Option<Arc<JobContext>>,
     /// In the process of the coordinator.
-    recorder: Option<Recorder>,
-    run_label: String,
+    pub(super) recorder: Option<Recorder>,
 }
 
 impl Beginning {
     /// What the other processes must know of it.
-    fn work(&self, loads: Vec<Vec<u8>>) -> Work {
+    fn work(&self, run_label: String, loads: Vec<Vec<u8>>) -> Work {
         let manifest = self.kept.as_ref().and_then(|kept| kept.manifest.as_ref());
         let job = self.job.as_deref();
         Work {
             resume: self.resume.clone(),
             partitions: self.partitions.len() as u32,
-            run_label: self.run_label.clone(),
+            run_label,
             loads,
             job: job.map(|job| processes::job_part(job, manifest)),
         }
@@ -460,18 +507,18 @@ impl Beginning {
 }
 
 /// What a run with a state has of it.
-struct Kept {
-    store: StoreOptions,
-    restored: Arc<Vec<Checkpoint>>,
-    manifest: Option<Manifest>,
-    shards: BTreeMap<String, u32>,
+pub(super) struct Kept {
+    pub(super) store: StoreOptions,
+    pub(super) restored: Arc<Vec<Checkpoint>>,
+    pub(super) manifest: Option<Manifest>,
+    pub(super) shards: BTreeMap<String, u32>,
 }
 
 /// Whether there is anything to be done.
 enum Begun {
     Now(Box<Beginning>),
-    /// The input was declared complete, and all of it is committed.
-    Drained,
+    /// The input was declared complete, and all of it is committed; what tells this run from others.
+    Drained(Uuid),
 }
 
 /// Where the run goes on, and the loads of the dimension tables that it needs for that.
@@ -484,12 +531,12 @@ fn begin(options: &RunOptions, sinks: &Sinks) -> Result<(Begun, Vec<Vec<u8>>), R
             dimensions.first(0).map_err(RunError::Dimensions)?;
         }
         let beginning = Beginning {
+            run: Uuid::new_v4(),
             resume: Resume::fresh(partitions.clone(), started_at),
             partitions,
             kept: None,
             job: None,
             recorder: Some(Recorder::new(None, options.notices.clone())),
-            run_label: options.run_label.clone(),
         };
         let loads = dimensions.map(|dimensions| dimensions.stored().bytes);
         let loads = loads.into_iter().collect();
@@ -504,6 +551,7 @@ fn begin(options: &RunOptions, sinks: &Sinks) -> Result<(Begun, Vec<Vec<u8>>), R
         started_at,
     };
     let opened = state::open(state, &setting)?;
+    let run = state.starter.nonce;
     if !options.metrics.is_quiet() {
         terminal::message(format_args!("{}", state::describe(&opened)));
     }
@@ -511,11 +559,12 @@ fn begin(options: &RunOptions, sinks: &Sinks) -> Result<(Begun, Vec<Vec<u8>>), R
         terminal::message(format_args!(
             "its input was declared complete and everything is committed; --fresh begins a new job"
         ));
-        return Ok((Begun::Drained, Vec::new()));
+        return Ok((Begun::Drained(run), Vec::new()));
     }
     let loads = opened.loads;
     let recorder = Some((opened.writer, opened.retention));
     let beginning = Beginning {
+        run,
         resume: opened.resume,
         partitions: opened.partitions,
         kept: Some(Kept {
@@ -530,7 +579,6 @@ fn begin(options: &RunOptions, sinks: &Sinks) -> Result<(Begun, Vec<Vec<u8>>), R
         }),
         job: Some(Arc::new(opened.job)),
         recorder: Some(Recorder::new(recorder, options.notices.clone())),
-        run_label: options.run_label.clone(),
     };
     Ok((Begun::Now(Box::new(beginning)), loads))
 }
@@ -571,7 +619,7 @@ fn step_workers(
     kept: Option<Kept>,
     recorder: Option<Recorder>,
 ) -> Result<Ledgers, RunError> {
-    let workers = options.workers;
+    let (workers, serializes) = (options.workers, options.serializes);
     let coordinator = CoordinatorOptions {
         workers: options.peers(),
         epoch: options.epoch,
@@ -600,10 +648,13 @@ fn step_workers(
     };
     let step = move |worker: &mut Worker| guarded_worker(worker, &kit);
     let Some(cluster) = cluster else {
-        let config = if workers == 1 {
-            timely::Config::thread()
-        } else {
-            timely::Config::process(workers)
+        let config = timely::Config {
+            communication: match workers {
+                _ if serializes => CommunicationConfig::ProcessBinary(workers),
+                1 => CommunicationConfig::Thread,
+                _ => CommunicationConfig::Process(workers),
+            },
+            worker: WorkerConfig::default(),
         };
         let guards = timely::execute(config, step).map_err(RunError::Worker)?;
         return ledgers(guards.join());
@@ -712,6 +763,7 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
     let keep = kit.keep(worker.index(), &view);
     let context = worker_context(worker, view, keep, Arc::clone(&kit.shared));
     build(worker, Rc::clone(&context), &*kit.pipeline);
+    kit.shared.metrics.recovery.loaded();
     while worker.has_dataflows() {
         if let Some(cluster) = &kit.cluster {
             cluster.step(worker.index());
@@ -855,7 +907,7 @@ impl Helpers {
                     &mut unstored,
                     tells,
                     &notices,
-                )
+                );
             };
             if kept.is_some() {
                 // What has changed while nobody ran.

@@ -8,8 +8,9 @@
 //!   has come, because that mark brings its floor; until its first record it is reported idle.
 //! * The mark of border `k - 1` comes before epoch `k` is closed.
 //! * A recorded epoch is read again up to its recorded offsets, whatever the limits are now; its
-//!   mark counts once it is closed. What the partitions' watermarks are then must be what the
-//!   record says: otherwise the input is not the one that was read before.
+//!   mark counts once it is closed. How many records there were, and what the partitions'
+//!   watermarks are then, must be what the record says: otherwise the input is not the one that was
+//!   read before.
 //! * Partitions that run far ahead of the slowest one that has records wait: of
 //!   this worker's own that is known at once, of the others' since the last border.
 
@@ -143,6 +144,18 @@ impl Lane {
         Err(self.changed(format!(
             "read again up to {}, its watermark is {watermark}, and was {} before",
             row.to, row.watermark
+        )))
+    }
+
+    /// A topic that was compacted since, or a file that was edited, has other records between the
+    /// same offsets.
+    fn check_counts(&self, row: &PartitionReport) -> Result<(), SourceError> {
+        if self.read == row.read && self.gaps == row.gaps {
+            return Ok(());
+        }
+        Err(self.changed(format!(
+            "between {} and {} there are {} records now, and were {} before",
+            row.from, row.to, self.read, row.read
         )))
     }
 
@@ -356,6 +369,7 @@ impl<R> Ingest<R> {
             if !lane.has_reached(row) {
                 return lane.check_goes_on(row).map(|()| false);
             }
+            lane.check_counts(row)?;
             lane.check_watermark(row)?;
         }
         for (lane, row) in self.lanes.iter_mut().zip(&rows) {

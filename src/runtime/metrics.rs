@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use super::recovery::Recovery;
 use crate::cluster::share::OutputShare;
 use crate::cluster::{Share, Usage};
 use crate::decode::DeadLetter;
@@ -72,11 +73,20 @@ pub struct Metrics {
     watermark: AtomicI64,
     shown: AtomicU64,
     quiet: AtomicUsize,
+    /// How long it takes to catch up with the run before.
+    pub recovery: Recovery,
     tables: Mutex<Tables>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
+        Self::since(Instant::now())
+    }
+}
+
+impl Metrics {
+    /// Of a command that has started at `started`.
+    pub fn since(started: Instant) -> Self {
         // Invariant: 1 to 2^40 microseconds with two digits is a valid histogram.
         let latency = Histogram::new_with_bounds(1, 1 << 40, 2).expect("valid bounds");
         let tables = Tables {
@@ -102,6 +112,7 @@ impl Default for Metrics {
             watermark: AtomicI64::new(EventTime::MIN.0),
             shown: AtomicU64::new(0),
             quiet: AtomicUsize::new(0),
+            recovery: Recovery::new(started),
             tables: Mutex::new(tables),
         }
     }

@@ -4,9 +4,11 @@
 //! * [`control`]: how workers and the coordinator talk.
 //! * [`ingest`]: what one worker reads.
 //! * [`state`]: what it finds in its state, and where it goes on from there.
+//! * [`replay`]: recorded epochs are run again, and what comes of them is compared.
 //! * [`manifests`]: when a checkpoint is complete, and what its manifest says.
 //! * `processes`: how a run begins and ends that has several processes.
 //! * [`metrics`]: what is counted while it goes on.
+//! * [`recovery`]: how long it takes until it has caught up with the run before it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,6 +31,8 @@ pub mod manifests;
 pub mod metrics;
 mod processes;
 mod record;
+pub mod recovery;
+pub mod replay;
 pub mod state;
 
 /// Why a run failed.

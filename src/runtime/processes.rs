@@ -18,11 +18,11 @@ use super::control::{Notice, Notices};
 use super::state::StateOptions;
 use crate::cluster::{Cluster, JobPart};
 use crate::sink::JobContext;
-use crate::state::{Checkpoint, LogView, Manifest, StateError, checkpoint};
+use crate::state::{Checkpoint, LogView, Manifest, checkpoint};
 
 /// How long a process looks for what process 0 has put into the state: network file systems may
 /// show it late.
-const SEEN_WITHIN: Duration = Duration::from_secs(10);
+const SEEN_WITHIN: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 10_000 });
 
 /// What timely exchanges data with: over the connections of `cluster`.
 pub fn networking(
@@ -86,7 +86,7 @@ pub fn find(state: &StateOptions, run: Uuid, part: JobPart) -> Result<Found, Run
 /// The takeover of process 0 must be seen here: a folder of this host alone is not the state.
 fn look_for(log: &LogView, state: &StateOptions) -> Result<(), RunError> {
     let deadline = Instant::now() + SEEN_WITHIN;
-    while !log.sees_the_run().map_err(StateError::from)? {
+    while !log.sees_the_run()? {
         if Instant::now() > deadline {
             return Err(RunError::Refused(format!(
                 "{}: what process 0 has written there is not seen here: the state must be one \
@@ -108,4 +108,95 @@ pub fn forward_notices(notices: &Notices, cluster: &Arc<Cluster>) {
             cluster.ask_to_stop();
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::sink::{JobId, RunNumber};
+    use crate::state::retention::History;
+    use crate::state::{JobRecord, LogItem, LogWriter, MemoryStorage, Starter, Storage, claim};
+    use crate::time::EventTime;
+
+    fn starter(nonce: u128) -> Starter {
+        Starter {
+            nonce: Uuid::from_u128(nonce),
+            at: EventTime(0),
+            by: "a test".to_owned(),
+        }
+    }
+
+    /// Process 0 begins a job.
+    fn begin(storage: &Arc<dyn Storage>, nonce: u128) -> LogWriter {
+        let claim = claim(Arc::clone(storage), &starter(nonce)).expect("claimed");
+        let job = JobRecord {
+            job: JobId(Uuid::from_u128(1)),
+            pipeline: "test".to_owned(),
+            version: "1".to_owned(),
+            config: BTreeMap::new(),
+            partitions: Vec::new(),
+            dims: None,
+            shards: BTreeMap::new(),
+            opened_at: EventTime(0),
+            created_at: EventTime(0),
+        };
+        claim.begin(job).expect("begun")
+    }
+
+    fn options(storage: &Arc<dyn Storage>) -> StateOptions {
+        StateOptions {
+            storage: Arc::clone(storage),
+            is_fresh: false,
+            replace_output: false,
+            config: BTreeMap::new(),
+            may_change: &[],
+            version: "1".to_owned(),
+            history: History::All,
+            starter: starter(99),
+        }
+    }
+
+    fn find_run(storage: &Arc<dyn Storage>, nonce: u128) -> Result<Found, RunError> {
+        let part = JobPart {
+            job: JobId(Uuid::from_u128(1)),
+            run: RunNumber(1),
+            checkpoint: None,
+            logged: None,
+            sinks: BTreeMap::new(),
+            replace_output: false,
+            manifest: None,
+        };
+        find(&options(storage), Uuid::from_u128(nonce), part)
+    }
+
+    #[test]
+    fn another_process_sees_the_run_and_the_one_that_takes_over() {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
+        let mut writer = begin(&storage, 5);
+        let found = find_run(&storage, 5).expect("seen");
+        let newest = || found.job.log.newest_run().expect("read");
+        assert_eq!(newest(), RunNumber(1));
+        writer.append(&[] as &[LogItem]).expect("written");
+        // What retention deletes below the top changes nothing.
+        storage.delete("log/00000000000000000001").expect("deleted");
+        assert_eq!(newest(), RunNumber(1));
+        claim(Arc::clone(&storage), &starter(6)).expect("claimed");
+        assert_eq!(newest(), RunNumber(2));
+    }
+
+    #[test]
+    fn a_folder_of_this_host_alone_is_refused() {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
+        let refused = |nonce| {
+            let error = find_run(&storage, nonce).err().expect("refused");
+            assert!(error.is_refusal(), "{error:?}");
+            error.to_string()
+        };
+        assert!(refused(5).contains("all hosts share"));
+        // Nor is it the state when another run has left something there.
+        begin(&storage, 4);
+        assert!(refused(5).contains("all hosts share"));
+    }
 }

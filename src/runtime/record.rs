@@ -13,7 +13,7 @@ use crate::flow::Part;
 use crate::sink::{JobId, RunNumber};
 use crate::state::retention::Retention;
 use crate::state::{
-    CheckpointHeader, LogItem, LogWriteError, LogWriter, StateError, Storage, checkpoint,
+    CheckpointHeader, LogItem, LogWriteError, LogWriter, Manifest, StateError, Storage, checkpoint,
 };
 use crate::terminal;
 
@@ -24,13 +24,31 @@ const ITEMS_PER_OBJECT: usize = 256;
 pub struct Recorder {
     /// `None`: nothing is kept, and everything counts as recorded.
     state: Option<(LogWriter, Retention)>,
+    /// Who looks at the manifests.
+    observer: Option<Observer>,
     notices: Notices,
 }
+
+/// Takes manifests as they are made.
+pub type Observer = Box<dyn FnMut(&Manifest) + Send>;
 
 impl Recorder {
     /// Into the log that `writer` writes.
     pub const fn new(state: Option<(LogWriter, Retention)>, notices: Notices) -> Self {
-        Self { state, notices }
+        Self {
+            state,
+            observer: None,
+            notices,
+        }
+    }
+
+    /// Nowhere; `observer` takes the manifests.
+    pub const fn observed(observer: Observer, notices: Notices) -> Self {
+        Self {
+            state: None,
+            observer: Some(observer),
+            notices,
+        }
     }
 
     /// Starts the thread that writes; what it returns takes items and never blocks for long: the
@@ -84,6 +102,9 @@ impl Recorder {
             match item {
                 LogItem::Epoch(entry) => self.notices.send(Notice::Durable(entry.epoch)),
                 LogItem::Manifest(manifest) => {
+                    if let Some(observe) = &mut self.observer {
+                        observe(&manifest);
+                    }
                     self.notices.send(Notice::Published(manifest.epoch));
                     if let Some((_, retention)) = &mut self.state {
                         retention.named(*manifest, number);

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::RunError;
-use crate::epoch::{Position, Resume};
+use crate::epoch::{EpochEntry, Position, Resume};
 use crate::join::DimLoader;
-use crate::sink::{JobContext, JobId, RunNumber};
+use crate::sink::{JobContext, JobId, NewestRun, RunNumber, SinkError};
 use crate::source::{Partition, SharedSource};
 use crate::state::retention::{History, Retention};
 use crate::state::{
@@ -79,11 +79,13 @@ pub struct Setting<'a> {
 /// When the state cannot be read, is another job's, is damaged, or the input cannot be reached.
 pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, RunError> {
     let storage = &options.storage;
-    // A start that is going to be refused must not fence the run that is going on.
+    // A start that is going to be refused, or has no input, must not fence the run that is going on.
     if !options.is_fresh
         && let Some(past) = peek(&**storage)?
     {
         check_job(&past.job, options, setting)?;
+        remember(setting, &past);
+        setting.source.partitions().map_err(RunError::Source)?;
     }
     let claim = claim(Arc::clone(storage), &options.starter)?;
     let past = if options.is_fresh {
@@ -95,12 +97,13 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
     if let Some(past) = past {
         check_job(&past.job, options, setting)?;
         let (past, restored) = load(state, past)?;
-        setting.source.remember(&known_partitions(&past));
+        remember(setting, &past);
         let partitions = setting.source.partitions().map_err(RunError::Source)?;
         let mut writer = claim.go_on()?;
         let retention = writer.retention(options.history, &past.job, Some(&past));
-        let resume = resume(&past, setting.started_at);
-        let loads = restore_dimensions(state, writer.run(), &resume, setting)?;
+        let manifest = past.manifest.as_ref();
+        let resume = resume(&past.job, manifest, past.epochs.clone(), setting.started_at);
+        let loads = restore_dimensions(state, writer.run(), &resume, setting.dimensions)?;
         return Ok(Opened {
             job: job_context(options, &writer, past.job.job, Some(&past)),
             resume,
@@ -146,6 +149,27 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
     })
 }
 
+/// A job that has not begun, to ask whether it could.
+pub(super) fn unborn(options: &StateOptions) -> JobContext {
+    JobContext {
+        job: JobId(Uuid::new_v4()),
+        run: RunNumber(0),
+        checkpoint: None,
+        logged: None,
+        sinks: BTreeMap::new(),
+        replace_output: options.replace_output,
+        log: Arc::new(NoLog),
+    }
+}
+
+struct NoLog;
+
+impl NewestRun for NoLog {
+    fn newest_run(&self) -> Result<RunNumber, SinkError> {
+        Ok(RunNumber(0))
+    }
+}
+
 fn job_context(
     options: &StateOptions,
     writer: &LogWriter,
@@ -170,22 +194,23 @@ fn check_job(
     options: &StateOptions,
     setting: &Setting<'_>,
 ) -> Result<(), RunError> {
-    let refused = |what: String| {
+    let refused = |what: &str, more: &str| {
         let place = options.storage.name();
         Err(RunError::Refused(format!(
             "{place}: {what}; go on with the job's own configuration, name another --state, or \
-             start anew with --fresh"
+             start anew with --fresh{more}"
         )))
     };
     if job.pipeline != setting.pipeline {
         let (theirs, ours) = (&job.pipeline, setting.pipeline);
-        return refused(format!("the job there runs {theirs}, not {ours}"));
+        return refused(&format!("the job there runs {theirs}, not {ours}"), "");
     }
     if job.version != options.version {
-        return refused(format!(
+        let what = format!(
             "the rules of {} were version {} when the job began, and are version {} now",
             job.pipeline, job.version, options.version
-        ));
+        );
+        return refused(&what, "");
     }
     let mut differences = config::differences(&job.config, &options.config, options.may_change);
     for (sink, shards) in &setting.shards {
@@ -199,7 +224,7 @@ fn check_job(
         return Ok(());
     }
     let lines = differences.join("\n  ");
-    refused(format!("the configuration has changed:\n  {lines}\n"))
+    refused("the configuration has changed", &format!(":\n  {lines}"))
 }
 
 /// The objects of the newest checkpoint, or of the one before it when they are damaged.
@@ -228,24 +253,43 @@ fn load(storage: &dyn Storage, past: Past) -> Result<(Past, Vec<Checkpoint>), St
     Ok((previous, restored))
 }
 
-fn known_partitions(past: &Past) -> Vec<Partition> {
-    let at_start = match &past.manifest {
+/// Partitions keep the numbers that they have in the state.
+fn remember(setting: &Setting<'_>, past: &Past) {
+    let known = known_partitions(&past.job, past.manifest.as_ref(), &past.epochs);
+    setting.source.remember(&known);
+}
+
+/// The partitions that were known behind `manifest` (or at the beginning of `job`) and those found
+/// in the epochs since.
+pub(super) fn known_partitions(
+    job: &JobRecord,
+    manifest: Option<&Manifest>,
+    epochs: &[EpochEntry],
+) -> Vec<Partition> {
+    let at_start = match manifest {
         Some(manifest) => manifest
             .partitions
             .iter()
             .map(|it| it.partition.clone())
             .collect(),
-        None => past.job.partitions.clone(),
+        None => job.partitions.clone(),
     };
-    let found = past.epochs.iter().flat_map(|entry| entry.found.clone());
+    let found = epochs.iter().flat_map(|entry| entry.found.clone());
     at_start.into_iter().chain(found).collect()
 }
 
-fn resume(past: &Past, now: EventTime) -> Resume {
-    let start = match &past.manifest {
+/// Where a run goes on that has `epochs` to read again behind `manifest` (or the beginning of
+/// `job`).
+pub(super) fn resume(
+    job: &JobRecord,
+    manifest: Option<&Manifest>,
+    epochs: Vec<EpochEntry>,
+    now: EventTime,
+) -> Resume {
+    let start = match manifest {
         None => Resume {
-            dims: past.job.dims.unwrap_or(0),
-            ..Resume::fresh(past.job.partitions.clone(), now)
+            dims: job.dims.unwrap_or(0),
+            ..Resume::fresh(job.partitions.clone(), now)
         },
         Some(manifest) => Resume {
             epoch: manifest.epoch.next(),
@@ -257,7 +301,7 @@ fn resume(past: &Past, now: EventTime) -> Resume {
             recorded: Vec::new(),
         },
     };
-    start.with_recorded(past.epochs.clone())
+    start.with_recorded(epochs)
 }
 
 fn position(state: &PartitionState) -> Position {
@@ -286,13 +330,13 @@ fn first_load(
 }
 
 /// Puts the dimension tables back as they were; the loads that were needed for it.
-fn restore_dimensions(
+pub(super) fn restore_dimensions(
     storage: &dyn Storage,
     run: RunNumber,
     resume: &Resume,
-    setting: &Setting<'_>,
+    dimensions: Option<&dyn DimLoader>,
 ) -> Result<Vec<Vec<u8>>, RunError> {
-    let Some(dimensions) = setting.dimensions else {
+    let Some(dimensions) = dimensions else {
         return Ok(Vec::new());
     };
     let recorded = resume.recorded.iter().filter_map(|entry| entry.dims);

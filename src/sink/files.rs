@@ -145,8 +145,14 @@ impl FilesFactory {
         }
     }
 
-    /// Sees to it that no other job writes this output to this place.
-    fn claim(&self, output: &OutputSpec, job: &JobContext) -> Result<(), SinkError> {
+    /// Sees to it that no other job writes this output to this place; with `only_check`, asks
+    /// whether that can be, and changes nothing.
+    fn claim(
+        &self,
+        output: &OutputSpec,
+        job: &JobContext,
+        only_check: bool,
+    ) -> Result<(), SinkError> {
         let naming = self.naming(output, Some(job), "");
         let target = match &self.place {
             Place::Folder(path) => format!("{}, output {}", path.display(), output.name),
@@ -162,11 +168,17 @@ impl FilesFactory {
             is_output: &|name| naming.is_published(name),
         };
         match &self.place {
+            Place::Folder(path) if only_check && !path.is_dir() => Ok(()),
+            Place::Folder(path) if only_check => claim.check(&mut Folder::open(path)?, job),
             Place::Folder(path) => claim.make(&mut Folder::open(path)?, job),
             #[cfg(feature = "s3")]
             Place::Bucket { bucket, prefix } => {
                 let mut bucket = super::s3::Bucket::new(bucket, prefix, self.connect_timeout)?;
-                claim.make(&mut bucket, job)
+                if only_check {
+                    claim.check(&mut bucket, job)
+                } else {
+                    claim.make(&mut bucket, job)
+                }
             }
         }
     }
@@ -246,7 +258,11 @@ impl SinkFactory for FilesFactory {
                 super::s3::Bucket::new(bucket, prefix, self.connect_timeout)?.check()?;
             }
         }
-        job.map_or(Ok(()), |job| self.claim(output, job))
+        job.map_or(Ok(()), |job| self.claim(output, job, false))
+    }
+
+    fn check_free(&self, output: &OutputSpec, job: &JobContext) -> Result<(), SinkError> {
+        self.claim(output, job, true)
     }
 
     fn open(

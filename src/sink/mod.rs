@@ -167,6 +167,15 @@ pub trait SinkFactory: Send + Sync {
         job: Option<&JobContext>,
     ) -> Result<(), SinkError>;
 
+    /// Checks whether a job that is to begin may have the target, and changes nothing: asked before
+    /// an earlier job in the same state is given up for it.
+    ///
+    /// # Errors
+    /// [`SinkError::Refused`] when the target holds something that is not to be removed.
+    fn check_free(&self, _output: &OutputSpec, _job: &JobContext) -> Result<(), SinkError> {
+        Ok(())
+    }
+
     /// Opens a sink for `shards`. Called on the sink's own thread.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::commit::lines::{LineCommitter, LineFile};
-use super::commit::owner::{Owner, read_owner, write_owner};
+use super::commit::owner::{Owner, beginning, read_owner, write_owner};
 use super::encode::json::JsonEncoder;
 use super::job::identity;
 use super::lock::{Lock, held};
@@ -99,6 +99,17 @@ impl SinkFactory for NdjsonFactory {
         let parent = folder::parent(path);
         fs::create_dir_all(parent).map_err(|error| SinkError::io(parent.display(), &error))?;
         check_file(path).map(|_| ())
+    }
+
+    fn check_free(&self, output: &OutputSpec, job: &JobContext) -> Result<(), SinkError> {
+        let Some(path) = self.path.as_ref().filter(|path| !is_special(path)) else {
+            return Ok(());
+        };
+        let mut file = JobFile::new(path, job, SinkContext::default());
+        let (found, is_empty) = (file.owner()?, file.length()? == 0);
+        let sink = sink_id(output.name, &self.identity());
+        let target = path.display().to_string();
+        beginning(job, &sink, &target, found, is_empty).map(|_| ())
     }
 
     fn open(

@@ -158,6 +158,13 @@ impl SinkFactory for PostgresFactory {
         })
     }
 
+    fn check_free(&self, output: &OutputSpec, job: &JobContext) -> Result<(), SinkError> {
+        let table = self.table(output);
+        self.place(&table).once(self.connect_timeout, |client| {
+            Epochs::of(output, &table, job).check_free(client)
+        })
+    }
+
     /// With a job, takes its shards over; without one it does not connect yet: the first commit
     /// does, as patiently as after any lost connection.
     fn open(

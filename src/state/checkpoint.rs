@@ -193,6 +193,11 @@ impl Checkpoint {
         &self.header
     }
 
+    /// All of its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.object
+    }
+
     /// How many entries it has.
     pub const fn len(&self) -> u64 {
         self.entries

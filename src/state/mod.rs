@@ -16,6 +16,7 @@
 //! | [`checkpoint`] | the state of operators in one object per worker and checkpoint |
 //! | [`dims`] | loads of dimension tables |
 //! | [`history`] | epochs that are kept for a replay, out of the way of a start |
+//! | [`replay`] | from where epochs can be run again, and whether the same comes of it |
 //! | [`retention`] | what may be deleted, and when |
 //! | [`verify`] | whether all objects are as they were written, and fit together |
 
@@ -48,6 +49,7 @@ pub mod history;
 pub mod log;
 pub mod manifest;
 pub mod memory;
+pub mod replay;
 pub mod retention;
 pub mod storage;
 #[cfg(test)]

@@ -26,7 +26,7 @@ use super::checkpoint::{CHECKPOINT, parse_name};
 use super::history::{self, BASE, BaseName, ChunkName, HISTORY, Objects};
 use super::log::{LogItem, LogObject, object_name};
 use super::manifest::{Manifest, ObjectRef};
-use super::{StateError, Storage};
+use super::{Put, StateError, Storage};
 use crate::sink::{JobId, RunNumber};
 use crate::time::{Epoch, EventTime, Span, parse_duration};
 
@@ -383,6 +383,10 @@ impl Retention {
     }
 
     fn look(&mut self, number: u64, named: Named) -> Result<(), StateError> {
+        // Where manifests come faster than they are dealt with, it was looked at for an earlier one.
+        if !self.numbers.contains(&number) {
+            return Ok(());
+        }
         let Some(object) = LogObject::read(&*self.storage, number)? else {
             self.numbers.remove(&number);
             return Ok(());
@@ -406,15 +410,28 @@ impl Retention {
 
     fn archive(&mut self) -> Result<(), StateError> {
         // Objects without an epoch (a manifest alone) wait for one that has.
-        let Some(name) = ChunkName::of(self.own.job, &self.gathered) else {
-            return Ok(());
-        };
-        let bytes = history::encode_chunk(&self.gathered);
-        self.storage.put(&name.object_name(), &bytes)?;
-        self.chunks.push(name);
-        let numbers = std::mem::take(&mut self.gathered).into_keys();
-        self.steps
-            .extend(numbers.map(|number| Step::Delete(object_name(number))));
+        while let Some(name) = ChunkName::of(self.own.job, &self.gathered) {
+            let (chunk, bytes) = (name.object_name(), history::encode_chunk(&self.gathered));
+            let copied = match self.storage.put(&chunk, &bytes)? {
+                Put::Written => self.gathered.clone(),
+                // A run has ended between copying and deleting. It may have copied less: a manifest
+                // that has come since does not show in the name.
+                Put::Exists => history::read_chunk(&*self.storage, &chunk)?.unwrap_or_default(),
+            };
+            let (done, left) = std::mem::take(&mut self.gathered)
+                .into_iter()
+                .partition::<Objects, _>(|(number, object)| copied.get(number) == Some(object));
+            self.gathered = left;
+            if done.is_empty() {
+                break;
+            }
+            if !self.chunks.contains(&name) {
+                self.chunks.push(name);
+            }
+            let numbers = done.into_keys();
+            self.steps
+                .extend(numbers.map(|number| Step::Delete(object_name(number))));
+        }
         Ok(())
     }
 

@@ -21,6 +21,7 @@ use super::{Late, WindowSpec};
 use crate::aggregate::Aggregate;
 use crate::ledger::{Fate, Fates};
 use crate::time::EventTime;
+use crate::wire::{FixedLayout, Raw3};
 
 /// What a partial result is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -34,7 +35,7 @@ pub enum Slot {
 }
 
 /// What records of one key add to one slot.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Partial<K, S> {
     /// Where it belongs.
     pub slot: Slot,
@@ -42,6 +43,44 @@ pub struct Partial<K, S> {
     pub key: K,
     /// The aggregate over the records.
     pub state: S,
+}
+
+impl FixedLayout for Slot {
+    type Raw = <(u8, EventTime) as FixedLayout>::Raw;
+
+    #[inline]
+    fn to_raw(&self) -> Self::Raw {
+        match *self {
+            Self::Pane(start) => (0_u8, start).to_raw(),
+            Self::OnTime(end) => (1_u8, end).to_raw(),
+            Self::Revision(end) => (2_u8, end).to_raw(),
+        }
+    }
+
+    #[inline]
+    fn from_raw(raw: Self::Raw) -> Option<Self> {
+        match FixedLayout::from_raw(raw)? {
+            (0_u8, start) => Some(Self::Pane(start)),
+            (1, end) => Some(Self::OnTime(end)),
+            (2, end) => Some(Self::Revision(end)),
+            _ => None,
+        }
+    }
+}
+
+impl<K: FixedLayout, S: FixedLayout> FixedLayout for Partial<K, S> {
+    type Raw = <(Slot, K, S) as FixedLayout>::Raw;
+
+    #[inline]
+    fn to_raw(&self) -> Self::Raw {
+        Raw3(self.slot.to_raw(), self.key.to_raw(), self.state.to_raw())
+    }
+
+    #[inline]
+    fn from_raw(raw: Self::Raw) -> Option<Self> {
+        let (slot, key, state) = FixedLayout::from_raw(raw)?;
+        Some(Self { slot, key, state })
+    }
 }
 
 /// Folding goes on while a batch has at least this many records per partial result.

@@ -27,6 +27,7 @@ use crate::aggregate::Aggregate;
 use crate::epoch::EpochEntry;
 use crate::rows::{Pane, Timing};
 use crate::time::EventTime;
+use crate::wire::{FixedLayout, Raw6};
 
 /// A change of a window's result for one key.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -43,6 +44,35 @@ pub struct Change<K, V> {
     pub pane: Pane,
     /// +1, -1 for a result that is withdrawn, 0 for one that stands and has become final.
     pub diff: i64,
+}
+
+impl<K: FixedLayout, V: FixedLayout> FixedLayout for Change<K, V> {
+    type Raw = <(EventTime, EventTime, K, V, Pane, i64) as FixedLayout>::Raw;
+
+    #[inline]
+    fn to_raw(&self) -> Self::Raw {
+        Raw6(
+            self.start.to_raw(),
+            self.end.to_raw(),
+            self.key.to_raw(),
+            self.value.to_raw(),
+            self.pane.to_raw(),
+            self.diff,
+        )
+    }
+
+    #[inline]
+    fn from_raw(raw: Self::Raw) -> Option<Self> {
+        let (start, end, key, value, pane, diff) = FixedLayout::from_raw(raw)?;
+        Some(Self {
+            start,
+            end,
+            key,
+            value,
+            pane,
+            diff,
+        })
+    }
 }
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;

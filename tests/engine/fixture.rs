@@ -32,6 +32,8 @@ pub struct Item {
     pub value: f64,
 }
 
+highwater::fixed_layout!(Item { time, key, value });
+
 pub fn decode(message: Message<'_>) -> Result<Decoded<Item>, Rejection> {
     let text = std::str::from_utf8(message.value)
         .map_err(|_| Rejection::new(Reason::Undecodable, "not UTF-8"))?;
@@ -417,6 +419,8 @@ pub struct Knobs {
     pub window: WindowSpec,
     pub wait: Span,
     pub workers: usize,
+    /// Whether they exchange bytes.
+    pub serializes: bool,
     pub epoch: Duration,
     pub idle_after: Duration,
     pub close_on_idle: bool,
@@ -436,6 +440,7 @@ impl Knobs {
             window: WindowSpec::tumbling(Span(size)).unwrap(),
             wait: Span(wait),
             workers,
+            serializes: false,
             epoch: Duration::from_millis(2),
             idle_after: Duration::from_secs(3600),
             close_on_idle: false,
@@ -578,6 +583,7 @@ pub fn run_into(
         sinks,
         flow,
         workers: knobs.workers,
+        serializes: knobs.serializes,
         epoch: knobs.epoch,
         checkpoint: Duration::from_millis(20),
         close_on_idle: knobs.close_on_idle,

@@ -12,3 +12,4 @@ mod ledger;
 mod oracle;
 mod outputs;
 mod windows;
+mod wire;

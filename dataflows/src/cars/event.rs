@@ -55,6 +55,20 @@ pub struct Enriched {
     pub expected_gear: Option<i32>,
 }
 
+highwater::fixed_layout!(Enriched {
+    event_id,
+    event_time,
+    car_id,
+    driver_id,
+    brand_name,
+    model_name,
+    color_name,
+    speed,
+    rpm,
+    gear,
+    expected_gear,
+});
+
 impl Enriched {
     /// `sample` without anything from the tables.
     pub fn of(sample: &Sample) -> Self {

@@ -31,6 +31,16 @@ pub struct Reading {
     pub line: Label,
 }
 
+highwater::fixed_layout!(Reading {
+    device_id,
+    event_ts,
+    temperature_c,
+    vibration_g,
+    status,
+    site,
+    line,
+});
+
 #[derive(Deserialize)]
 struct ReadingJson<'a> {
     #[serde(borrow, default)]
@@ -141,6 +151,8 @@ impl Tabular for Reading {
 /// A reading in quarantine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quarantined(pub Reading);
+
+highwater::fixed_layout!(Quarantined { 0 });
 
 impl Tabular for Quarantined {
     fn columns() -> Vec<Column> {

@@ -9,3 +9,4 @@ mod flow;
 mod killed;
 mod same;
 mod support;
+mod tables;

@@ -123,16 +123,17 @@ impl Drop for Running {
 }
 
 pub fn signal_to(id: u32, signal: &str) {
-    let sent = Command::new("kill").args(["-s", signal, &id.to_string()]);
-    let sent = { sent }.status();
+    let id = id.to_string();
+    let sent = Command::new("kill").args(["-s", signal, &id]).status();
     assert!(sent.expect("kill").success());
 }
 
 /// The process that `parent` has started as its process `index`.
 pub fn child(parent: u32, index: usize) -> Option<u32> {
     let processes = fs::read_dir("/proc").expect("there");
-    let ids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    { ids }.find(|id| {
+    let mut ids =
+        processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    ids.find(|id| {
         let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
         let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
         status.contains(&format!("PPid:\t{parent}\n"))
@@ -223,16 +224,13 @@ impl Job {
     /// Waits until so many lines of its results stand in the file.
     #[track_caller]
     pub fn waits_for_alerts(&self, lines: usize) {
-        wait_for("alerts", || {
-            let text = fs::read(self.path("a")).unwrap_or_default();
-            (text.iter().filter(|byte| **byte == b'\n').count() >= lines).then_some(())
-        });
+        wait_for("alerts", || (self.alerts_now() >= lines).then_some(()));
     }
 
     /// How many lines there are now.
     pub fn alerts_now(&self) -> usize {
-        let text = fs::read(self.path("a")).unwrap_or_default();
-        text.iter().filter(|byte| **byte == b'\n').count()
+        let text = fs::read_to_string(self.path("a")).unwrap_or_default();
+        text.matches('\n').count()
     }
 
     /// How many there will be.

@@ -8,6 +8,7 @@
 //! | [`dims`] | dimension tables that change, and cars that are in none |
 //! | [`factory`] | alerts, quarantine, quality and folders of Parquet |
 //! | [`bad_input`] | input that is broken, outputs that cannot be written |
+//! | `state` | jobs that are stopped, killed, started again, refused, replayed |
 //! | [`memory`] | memory does not grow with the input |
 //! | [`asleep`] | nor while a database sleeps |
 //! | [`kafka`], [`postgres`] | the same results through a broker and in a database, and when they restart |
@@ -23,5 +24,7 @@ mod factory;
 mod kafka;
 mod memory;
 mod postgres;
+#[cfg(unix)]
+mod state;
 #[allow(dead_code, reason = "tests/chaos uses the rest of it")]
 mod support;

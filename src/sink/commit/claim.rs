@@ -64,20 +64,8 @@ impl Claim<'_> {
     pub fn make(&self, place: &mut impl FilePlace, job: &JobContext) -> Result<(), SinkError> {
         let mine = Owner::of(job);
         loop {
-            let found = place.read(self.marker)?;
-            let found = found
-                .map(|bytes| read_owner(&bytes, self.target))
-                .transpose()?;
-            // Only who begins looks at all files.
-            let is_known = found == Some(mine) || job.mark(self.sink).is_some();
-            let files = if is_known {
-                Vec::new()
-            } else {
-                self.files(place)?
-            };
-            // No lock says whether another job is about to write its first file.
-            let is_empty = files.is_empty() && found.is_none_or(|owner| owner.job == job.job);
-            match beginning(job, self.sink, self.target, found, is_empty)? {
+            let (found, files, beginning) = self.look(place, job)?;
+            match beginning {
                 Beginning::GoesOn => return Ok(()),
                 Beginning::Begins if found == Some(mine) => return Ok(()),
                 Beginning::Begins => {}
@@ -92,6 +80,37 @@ impl Claim<'_> {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether the job may have `place`; changes nothing.
+    ///
+    /// # Errors
+    /// As [`Claim::make`].
+    pub fn check(&self, place: &mut impl FilePlace, job: &JobContext) -> Result<(), SinkError> {
+        self.look(place, job).map(|_| ())
+    }
+
+    /// The marker, the files in the way, and what the sink does with them.
+    fn look(
+        &self,
+        place: &mut impl FilePlace,
+        job: &JobContext,
+    ) -> Result<(Option<Owner>, Vec<String>, Beginning), SinkError> {
+        let found = place.read(self.marker)?;
+        let found = found
+            .map(|bytes| read_owner(&bytes, self.target))
+            .transpose()?;
+        // Only who begins looks at all files.
+        let is_known = found == Some(Owner::of(job)) || job.mark(self.sink).is_some();
+        let files = if is_known {
+            Vec::new()
+        } else {
+            self.files(place)?
+        };
+        // No lock says whether another job is about to write its first file.
+        let is_empty = files.is_empty() && found.is_none_or(|owner| owner.job == job.job);
+        let beginning = beginning(job, self.sink, self.target, found, is_empty)?;
+        Ok((found, files, beginning))
     }
 
     fn files(&self, place: &mut impl FilePlace) -> Result<Vec<String>, SinkError> {

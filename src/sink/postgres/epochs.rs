@@ -40,6 +40,9 @@ const PROMISES: &str = "SELECT set_config('synchronous_commit', 'on', false) \
      SELECT set_config('idle_in_transaction_session_timeout', '30s', false) \
        WHERE current_setting('idle_in_transaction_session_timeout') = '0'";
 
+/// The rows of other jobs, whatever output of theirs it is.
+const OTHERS: &str = "job <> $1::text::uuid AND substring(sink FROM position('/' IN sink)) = $2";
+
 /// One sink's rows in the table of epochs.
 #[derive(Clone, Debug)]
 pub(super) struct Epochs {
@@ -126,6 +129,37 @@ impl Epochs {
         Ok(transaction.commit()?)
     }
 
+    /// Refuses a target that holds the output of another job.
+    pub(super) fn check_free(&self, client: &mut Client) -> Result<(), Trouble> {
+        let table = self.target.beside(EPOCHS_TABLE);
+        if !exists(client, &table)? {
+            return Ok(());
+        }
+        let found = self.others(client, &table)?;
+        found.map_or(Ok(()), |found| Err(self.held(&table, &found)))
+    }
+
+    /// The other jobs that have written to the target.
+    fn others(
+        &self,
+        client: &mut impl GenericClient,
+        table: &TableName,
+    ) -> Result<Option<String>, Trouble> {
+        let sql = format!(
+            "SELECT string_agg(DISTINCT replace(job::text, '-', ''), ', ') FROM {table} WHERE {OTHERS}"
+        );
+        let found = client.query_one(&sql, &[&self.job, &self.suffix()])?;
+        Ok(found.try_get(0)?)
+    }
+
+    fn held(&self, table: &TableName, found: &str) -> Trouble {
+        let target = &self.target;
+        Trouble::Ends(SinkError::Refused(format!(
+            "table {target} holds the output of another job ({found}, by {table}); choose \
+             another with table=NAME, or let it be emptied with --fresh --replace-output"
+        )))
+    }
+
     /// Removes what other jobs have left in the target, if that is allowed.
     fn clear(
         &self,
@@ -133,22 +167,16 @@ impl Epochs {
         table: &TableName,
         job: &JobContext,
     ) -> Result<(), Trouble> {
-        let others = "job <> $1::text::uuid AND substring(sink FROM position('/' IN sink)) = $2";
         let mine: (&String, &String) = (&self.job, &self.suffix());
-        let sql = format!(
-            "SELECT string_agg(DISTINCT replace(job::text, '-', ''), ', ') FROM {table} WHERE {others}"
-        );
-        let found: Option<String> = transaction.query_one(&sql, &[mine.0, mine.1])?.try_get(0)?;
-        let Some(found) = found else { return Ok(()) };
+        let Some(found) = self.others(transaction, table)? else {
+            return Ok(());
+        };
         let target = &self.target;
         if !job.replace_output {
-            return Err(Trouble::Ends(SinkError::Refused(format!(
-                "table {target} holds the output of another job ({found}, by {table}); choose \
-                 another with table=NAME, or let it be emptied with --fresh --replace-output"
-            ))));
+            return Err(self.held(table, &found));
         }
         // First the rows of epochs: whoever commits has locked one, and is waited for or too late.
-        let sql = format!("DELETE FROM {table} WHERE {others}");
+        let sql = format!("DELETE FROM {table} WHERE {OTHERS}");
         transaction.execute(&sql, &[mine.0, mine.1])?;
         let rows = transaction.execute(&format!("DELETE FROM {target}"), &[])?;
         terminal::message(format_args!(

@@ -389,3 +389,62 @@ fn a_checkpoint_that_is_made_again_finds_its_epochs_in_the_history() {
     );
     assert_eq!(past.last_epoch(), Some(Epoch(39)));
 }
+
+/// All manifests that a replay finds, by their epochs.
+fn manifests_of(storage: &MemoryStorage) -> Vec<u64> {
+    let mut objects = Objects::new();
+    for number in numbers(storage).unwrap() {
+        objects.insert(number, LogObject::read(storage, number).unwrap().unwrap());
+    }
+    history::add_after(storage, job(7).job, None, &mut objects).unwrap();
+    let items = objects.into_values().flat_map(|object| object.items);
+    let epochs = items.filter_map(|item| match item {
+        LogItem::Manifest(manifest) => Some(manifest.epoch.0),
+        _ => None,
+    });
+    epochs.collect()
+}
+
+#[test]
+fn a_manifest_that_stands_alone_is_not_lost_with_a_chunk_of_the_same_name() {
+    let named = |epoch| LogItem::Manifest(Box::new(manifest(epoch)));
+    let epoch = |epoch| LogItem::Epoch(entry(epoch));
+    for is_copied in [false, true] {
+        let storage = Arc::new(MemoryStorage::default());
+        let mut run = Run::start(&storage, History::All);
+        let first = run.writer.append(&[epoch(0), epoch(1)]).unwrap();
+        if is_copied {
+            // As by a run that was killed before it deleted what it had copied.
+            let object = LogObject::read(&*storage, first).unwrap().unwrap();
+            let copied = Objects::from([(first, object)]);
+            let name = ChunkName::of(job(7).job, &copied).unwrap().object_name();
+            storage.put(&name, &history::encode_chunk(&copied)).unwrap();
+        }
+        run.writer.append(&[named(0)]).unwrap();
+        run.writer.append(&[epoch(2)]).unwrap();
+        // Two of them come before anything is deleted.
+        for last in [1, 2] {
+            let number = run.writer.append(&[named(last)]).unwrap();
+            run.retention.named(manifest(last), number);
+        }
+        run.clean_up();
+        assert_eq!(manifests_of(&storage), [0, 1, 2], "{is_copied}");
+        assert_eq!(replayable(&storage, 2), (None, 3));
+    }
+}
+
+#[test]
+fn nothing_is_copied_twice_when_manifests_come_fast() {
+    let storage = Arc::new(MemoryStorage::default());
+    let mut run = Run::start(&storage, History::All);
+    for _ in 0..4 {
+        run.ten_epochs();
+    }
+    run.clean_up();
+    let chunks = history::chunks(&*storage, job(7).job).unwrap();
+    assert!(
+        chunks.windows(2).all(|two| two[0].last < two[1].first),
+        "{chunks:?}"
+    );
+    assert_eq!(replayable(&storage, 39), (None, 40));
+}

@@ -271,6 +271,12 @@ impl Running {
         self.wait()
     }
 
+    /// Ends it as a crash does.
+    pub fn kill(mut self) {
+        self.child.kill().expect("a child");
+        self.child.wait().expect("a child");
+    }
+
     fn errors(&mut self) -> String {
         self.errors
             .take()
