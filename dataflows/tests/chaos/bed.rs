@@ -383,7 +383,7 @@ impl Bed {
     pub fn until_it_works(&mut self, run: &mut Process) {
         let before = self.newest_epoch();
         run.until("it goes on", |_| self.newest_epoch() > before);
-        self.recoveries.push(run.started().elapsed());
+        self.recoveries.extend(run.recovered());
     }
 
     /// The last epoch in the log; `None` before there is one.

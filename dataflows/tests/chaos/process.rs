@@ -17,6 +17,7 @@ pub struct Process {
     log: PathBuf,
     line: String,
     started: Instant,
+    has_worked: bool,
 }
 
 impl Process {
@@ -31,12 +32,14 @@ impl Process {
             log,
             line: line.to_owned(),
             started: Instant::now(),
+            has_worked: false,
         }
     }
 
-    /// When it was started.
-    pub const fn started(&self) -> Instant {
-        self.started
+    /// How long it took until it worked, when this is asked for the first time.
+    pub fn recovered(&mut self) -> Option<Duration> {
+        let is_first = !std::mem::replace(&mut self.has_worked, true);
+        is_first.then(|| self.started.elapsed())
     }
 
     /// What it has said so far.
