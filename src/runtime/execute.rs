@@ -291,11 +291,7 @@ fn work(
 
 /// Finds out where the run goes on, and prepares the targets; tells the other processes, if there
 /// are any.
-fn lead(
-    options: &RunOptions,
-    outputs: &[OutputSpec],
-    sinks: &Sinks,
-) -> Result<Begun, RunError> {
+fn lead(options: &RunOptions, outputs: &[OutputSpec], sinks: &Sinks) -> Result<Begun, RunError> {
     check_free(options, outputs, sinks)?;
     let (begun, loads) = begin(options, sinks)?;
     if let Begun::Now(beginning) = &begun {

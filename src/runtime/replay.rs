@@ -135,7 +135,10 @@ fn run_slice(
             shards: shards_of(&sinks),
         }),
         job: None,
-        recorder: Some(Recorder::observed(observer(scratch, observed), run.notices.clone())),
+        recorder: Some(Recorder::observed(
+            observer(scratch, observed),
+            run.notices.clone(),
+        )),
         run: Uuid::nil(),
     };
     run_from(beginning, run, &outputs, sinks, started)?;
