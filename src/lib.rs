@@ -15,14 +15,19 @@ pub mod cli;
 pub mod cluster;
 pub mod decode;
 pub mod epoch;
+mod fault;
 pub mod flow;
 pub mod hash;
+mod host;
 pub mod join;
 pub mod ledger;
 pub mod rows;
+mod rules;
 pub mod runtime;
 #[cfg(feature = "s3")]
 mod s3;
+#[cfg(test)]
+mod simulation;
 pub mod sink;
 pub mod source;
 pub mod state;

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 
 use super::{EpochEntry, PartitionReport, Resume};
 use crate::ledger::{Account, Fates, LedgerError};
+use crate::rules::{self, Rule};
 use crate::source::OffsetUnit;
 use crate::time::{Epoch, Offset, PartitionId};
 
@@ -133,7 +134,8 @@ impl Audit {
     /// When a record has no fate, or two: the epoch must not be committed.
     pub fn release(&mut self) -> Result<Option<Epoch>, LedgerError> {
         let mut released = None;
-        while self.durable.is_some_and(|durable| self.next <= durable)
+        while (self.durable.is_some_and(|durable| self.next <= durable)
+            || !rules::on(Rule::LogBeforeEffects))
             && let Some(first) = self.open.first_entry()
             && *first.key() == self.next
             && first.get().accounts == self.workers

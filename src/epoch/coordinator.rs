@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::{Ending, EpochEntry, PartitionReport, Report, Resume, Standing};
+use crate::rules::{self, Rule};
 use crate::source::Partition;
 use crate::time::{Epoch, EventTime, Offset, PartitionId, Span};
 
@@ -198,7 +199,8 @@ impl Coordinator {
     /// decided here.
     fn replay(&mut self, now: Instant, wall: EventTime) -> Vec<Instruction> {
         let mut instructions = Vec::new();
-        while let Some(entry) = self.recorded.pop_front() {
+        while let Some(mut entry) = self.recorded.pop_front() {
+            entry.is_checkpoint &= rules::on(Rule::CheckpointLogged) || entry.ending.is_some();
             debug_assert_eq!(entry.epoch, self.epoch, "recorded without a hole");
             let next = self.recorded.front();
             let next_opened_at = next.map_or(wall, |next| next.opened_at);

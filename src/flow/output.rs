@@ -29,6 +29,7 @@ use crate::epoch::EpochEntry;
 use crate::hash::shard_of;
 use crate::ledger::Fate;
 use crate::rows::{Column, ColumnType, Columns, Origin, RowWriter, Rows, Tabular};
+use crate::rules::{self, Rule};
 use crate::runtime::RunError;
 use crate::runtime::control::Notice;
 use crate::runtime::manifests::Committed;
@@ -177,7 +178,9 @@ impl<'s> Flow<'s> {
         let run = Arc::clone(&self.context.run);
         let build = move |mut changes: Vec<Change<K, V>>, target: Target| {
             changes.retain(|change| target.takes(change));
-            changes.sort_by_key(|change| (change.end, change.start, change.key, change.diff));
+            if rules::on(Rule::Consolidate) {
+                changes.sort_by_key(|change| (change.end, change.start, change.key, change.diff));
+            }
             run.metrics
                 .windows(name, changes.iter().map(|change| change.end));
             let mut rows: BTreeMap<Shard, Rows> = BTreeMap::new();
@@ -340,7 +343,10 @@ impl<'s> Flow<'s> {
         let is_windows = matches!(spec.kind, OutputKind::Windows { .. });
         let target = Target {
             shards,
-            finals_only: is_windows && place.factory.rolls_files() && context.keep.is_some(),
+            finals_only: is_windows
+                && place.factory.rolls_files()
+                && context.keep.is_some()
+                && rules::on(Rule::FinalOnce),
         };
         let scope = stream.scope();
         let probe = context.committed.clone();

@@ -20,6 +20,7 @@ use super::keep::Keeper;
 use super::{Block, Blocks, Flow};
 use crate::decode::{DeadLetter, Decoded, Message, Rejection};
 use crate::epoch::EpochEntry;
+use crate::host;
 use crate::runtime::RunError;
 use crate::runtime::ingest::{Ingest, Ingested};
 use crate::source::{Assignment, Inbox, Partition, Reader, feed};
@@ -179,10 +180,10 @@ impl<R: Clone + 'static> SourceDesk<R> {
 
     /// One alarm at a time, however often somebody else wakes the source.
     fn come_back_soon(&mut self) {
-        let now = Instant::now();
+        let now = host::now();
         if self.alarm.is_none_or(|alarm| alarm <= now) {
             self.alarm = Some(now + SOON);
-            self.again.activate_after(SOON);
+            host::activate_after(&self.again, SOON);
         }
     }
 

@@ -27,8 +27,10 @@ use super::context::WorkerContext;
 use super::keep::Keeper;
 use super::{Block, Blocks, Record};
 use crate::aggregate::Aggregate;
+use crate::epoch::EpochEntry;
 use crate::hash::shard_of;
 use crate::ledger::Fate;
+use crate::rules::{self, Rule};
 use crate::time::{Epoch, EventTime, Time};
 use crate::window::{Assigner, Change, Late, Partial, WindowState};
 use crate::wire::{Exchange, FixedLayout};
@@ -248,7 +250,7 @@ where
                     && epochs.is_complete(frontier)
                     && let Some(entry) = context.view.mark(epochs.next())
                 {
-                    let mut changes = state.close(&entry);
+                    let mut changes = state.close(&deciding(&entry, frontier));
                     if let Some(keeper) = &keeper {
                         keeper.keep(&entry, |entries| {
                             state.checkpoint(entry.is_full, |place, key, value| {
@@ -277,6 +279,21 @@ where
             }
         },
     )
+}
+
+/// What decides the epoch of a pane: the logged watermark of the border, never the frontier that
+/// this worker happens to see.
+fn deciding<'e>(
+    entry: &'e EpochEntry,
+    frontier: &MutableAntichain<Time>,
+) -> std::borrow::Cow<'e, EpochEntry> {
+    if rules::on(Rule::WDecidesEpoch) {
+        return std::borrow::Cow::Borrowed(entry);
+    }
+    let mut entry = entry.clone();
+    let local = frontier.frontier().iter().map(|time| time.event).min();
+    entry.watermark = entry.watermark.max(local.unwrap_or(entry.watermark));
+    std::borrow::Cow::Owned(entry)
 }
 
 /// A capability for the first epoch that is watched.

@@ -24,6 +24,8 @@ use super::{Failure, RunError};
 use crate::epoch::{
     Audit, Coordinator, CoordinatorOptions, EpochEntry, Instruction, Report, Resume,
 };
+use crate::host;
+pub use crate::host::wall_clock;
 use crate::join::DimLoader;
 use crate::ledger::{Account, LedgerError};
 use crate::source::{OffsetUnit, Partition};
@@ -374,14 +376,6 @@ pub enum Decision {
     Checkpoint(Box<Manifest>),
 }
 
-/// The wall clock as an event time.
-pub fn wall_clock() -> EventTime {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    EventTime(since.map_or(0, |since| {
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-    }))
-}
-
 /// Builds the control dataflow on `worker`.
 pub fn control_dataflow(worker: &mut Worker, view: &ControlView, options: ControlOptions) {
     let peers = worker.peers() as u64;
@@ -428,7 +422,7 @@ pub fn control_dataflow(worker: &mut Worker, view: &ControlView, options: Contro
                     }
                     desk.leave_when_done();
                     if let Some(wait) = desk.next_poll() {
-                        timer.activate_after(wait);
+                        host::activate_after(&timer, wait);
                     }
                 }
             },
@@ -484,7 +478,7 @@ impl Desk {
             dimensions: _,
         } = options;
         let audit = Audit::new(offset_unit, peers as usize, &resume);
-        let coordinator = Coordinator::new(coordinator, &resume, Instant::now());
+        let coordinator = Coordinator::new(coordinator, &resume, host::now());
         Self {
             coordinator,
             audit,
@@ -584,7 +578,7 @@ impl Desk {
 
     /// Announces borders, and records those that were decided.
     fn follow_borders(&mut self, answers: &mut Vec<Down>) -> Result<(), LedgerError> {
-        for instruction in self.coordinator.poll(Instant::now(), wall_clock()) {
+        for instruction in self.coordinator.poll(host::now(), wall_clock()) {
             answers.push(match instruction {
                 Instruction::Replay {
                     entry,
@@ -672,7 +666,7 @@ impl Desk {
     /// When to look again, unless that is arranged already or everything was said.
     fn next_poll(&mut self) -> Option<Duration> {
         self.capability.as_ref()?;
-        let now = Instant::now();
+        let now = host::now();
         if self.alarm.is_some_and(|alarm| alarm > now) {
             return None;
         }

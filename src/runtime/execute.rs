@@ -2,17 +2,16 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
+use timely::WorkerConfig;
 use timely::communication::WorkerGuards;
 use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use timely::worker::Worker;
-use timely::{CommunicationConfig, WorkerConfig};
 use uuid::Uuid;
 
 use super::control::{
@@ -27,6 +26,7 @@ use super::{Failure, RunError};
 use crate::cluster::{Cluster, Counters, Part, Plan, Usage, Work};
 use crate::epoch::{CoordinatorOptions, Resume};
 use crate::flow::{Flow, FlowOptions, Keep, RunShared, WorkerContext};
+use crate::host;
 use crate::join::DimLoader;
 use crate::ledger::{Fates, Ledger};
 use crate::sink::{JobContext, OutputSpec, SinkContext, SinkFactory, sink_id};
@@ -644,16 +644,8 @@ fn step_workers(
     };
     let step = move |worker: &mut Worker| guarded_worker(worker, &kit);
     let Some(cluster) = cluster else {
-        let config = timely::Config {
-            communication: match workers {
-                _ if serializes => CommunicationConfig::ProcessBinary(workers),
-                1 => CommunicationConfig::Thread,
-                _ => CommunicationConfig::Process(workers),
-            },
-            worker: WorkerConfig::default(),
-        };
-        let guards = timely::execute(config, step).map_err(RunError::Worker)?;
-        return ledgers(guards.join());
+        let ledgers = host::execute(workers, serializes, step);
+        return ledgers.map_err(RunError::Worker);
     };
     let (builders, guard) = processes::networking(&cluster)?;
     let config = WorkerConfig::default();
@@ -704,7 +696,7 @@ fn join(guards: WorkerGuards<Total>, failure: &Failure) -> Result<Ledgers, RunEr
 /// ever.
 fn guarded_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fates> {
     let failure = &kit.shared.failure;
-    let outcome = catch_unwind(AssertUnwindSafe(|| step_worker(worker, kit)));
+    let outcome = host::catch(|| step_worker(worker, kit));
     outcome.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
@@ -768,7 +760,7 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
             drop_dataflows(worker);
             return BTreeMap::new();
         }
-        worker.step_or_park(Some(LOOK));
+        host::step(worker, LOOK);
     }
     if let Some(cluster) = &kit.cluster {
         cluster.is_done(worker.index());

@@ -21,7 +21,9 @@ use std::time::{Duration, Instant};
 use crate::decode::{DeadLetter, Decoded, Message, Reason, Rejection};
 use crate::epoch::{EpochEntry, PartitionReport, Position, Report, Resume, Standing};
 use crate::flow::{Block, Record};
+use crate::host;
 use crate::ledger::{Fate, Fates};
+use crate::rules::{self, Rule};
 use crate::source::{FeedState, Inbox, Partition, RawBatch, RawRecord, SourceError};
 use crate::time::{Epoch, EventTime, Offset, PartitionId, Span};
 use crate::watermark::PartitionWatermark;
@@ -167,9 +169,9 @@ impl Lane {
     }
 
     fn is_silent(&self, state: &FeedState, idle_after: Duration) -> bool {
-        let confirmed = state.caught_up.is_some_and(|at| at.elapsed() < CONFIRMED);
+        let confirmed = state.caught_up.is_some_and(|at| elapsed(at) < CONFIRMED);
         let is_empty = self.watermark.max_event() == EventTime::MIN;
-        confirmed && (is_empty || self.heard.elapsed() >= idle_after)
+        confirmed && (is_empty || elapsed(self.heard) >= idle_after)
     }
 }
 
@@ -231,7 +233,7 @@ impl<R> Ingest<R> {
             slowest_elsewhere: None,
             is_aligned: false,
             opened_at: resume.opened_at,
-            opened: Instant::now(),
+            opened: host::now(),
             recorded: None,
             read: 0,
             read_bytes: 0,
@@ -277,7 +279,7 @@ impl<R> Ingest<R> {
             position: offset,
             gaps: 0,
             read: 0,
-            heard: Instant::now(),
+            heard: host::now(),
         });
     }
 
@@ -304,6 +306,9 @@ impl<R> Ingest<R> {
             .iter_mut()
             .filter(|lane| idle.contains(&lane.partition.id))
         {
+            if lane.watermark.floor() > EventTime::MIN && !rules::on(Rule::FloorEachBorder) {
+                continue;
+            }
             lane.watermark.raise_floor(entry.watermark);
         }
         self.marked = entry.epoch.next();
@@ -384,7 +389,7 @@ impl<R> Ingest<R> {
     fn open_next(&mut self, opened_at: EventTime) {
         self.epoch = self.epoch.next();
         self.opened_at = opened_at;
-        self.opened = Instant::now();
+        self.opened = host::now();
         (self.read, self.read_bytes, self.wanted) = (0, 0, false);
     }
 
@@ -414,7 +419,7 @@ impl<R> Ingest<R> {
         }
         let full = self.read >= EPOCH_RECORDS || self.read_bytes >= EPOCH_BYTES;
         let ends = !self.ended && self.has_ended();
-        let waits = self.is_aligned && self.may_close() && self.opened.elapsed() >= ALIGNED_EPOCH;
+        let waits = self.is_aligned && self.may_close() && elapsed(self.opened) >= ALIGNED_EPOCH;
         let wants = !self.stopped && (((full || waits) && !self.wanted) || ends);
         self.wanted |= wants;
         self.ended |= ends;
@@ -505,7 +510,9 @@ impl<R> Ingest<R> {
 
     fn take_from(&mut self, index: usize, limit: EventTime) -> Option<RawBatch> {
         let lane = &mut self.lanes[index];
-        let floor_is_known = lane.standing != Standing::Idle || self.marked == self.epoch;
+        let floor_is_known = lane.standing != Standing::Idle
+            || self.marked == self.epoch
+            || !rules::on(Rule::FloorWait);
         if !floor_is_known || lane.watermark.current() > limit {
             return None;
         }
@@ -548,7 +555,7 @@ impl<R> Ingest<R> {
         lane.position = Some(batch.next_offset);
         lane.gaps += batch.gaps;
         lane.read += fates.read;
-        lane.heard = Instant::now();
+        lane.heard = host::now();
         let bytes = batch.bytes.len() as u64;
         self.read += fates.read;
         self.read_bytes += bytes;
@@ -567,6 +574,10 @@ impl<R> Ingest<R> {
     }
 }
 
+fn elapsed(since: Instant) -> Duration {
+    host::now().saturating_duration_since(since)
+}
+
 fn close_lane(lane: &mut Lane, idle_after: Duration) -> PartitionReport {
     let (state, has_backlog) = lane.state();
     if !has_backlog {
@@ -575,6 +586,8 @@ fn close_lane(lane: &mut Lane, idle_after: Duration) -> PartitionReport {
         } else if lane.is_silent(&state, idle_after) {
             lane.standing = Standing::Idle;
         }
+    } else if lane.standing == Standing::Idle && !rules::on(Rule::IdleExcludedStays) {
+        lane.standing = Standing::Active;
     }
     // Unknown until the reader has found out where it begins.
     let known = lane.position.or(state.start);

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::epoch::{Ending, EpochEntry, PartitionReport, Resume, Standing};
 use crate::ledger::Fates;
+use crate::rules::{self, Rule};
 use crate::sink::SinkMark;
 use crate::source::Partition;
 use crate::state::{EpochDigest, Manifest, ObjectRef, OutputTotals, PartitionState};
@@ -45,7 +46,7 @@ impl Open {
         self.decided.is_some()
             && self.fates.is_some()
             && self.objects.len() == workers
-            && shards.iter().all(has_committed)
+            && (shards.iter().all(has_committed) || !rules::on(Rule::ManifestAfterSinks))
     }
 }
 

@@ -2,13 +2,14 @@
 //! may block; workers hand things over and never wait.
 
 use std::sync::Arc;
-use std::thread;
 
 use crossbeam_channel::{Receiver, Sender};
 
 use super::control::{Notice, Notices, PostBox};
 use super::{Failure, RunError};
+use crate::fault;
 use crate::flow::Part;
+use crate::host;
 use crate::sink::{JobId, RunNumber};
 use crate::state::retention::Retention;
 use crate::state::{
@@ -54,11 +55,7 @@ impl Recorder {
     /// coordinator is only ever a few epochs ahead of the log.
     pub fn start(self, failure: Failure) -> impl FnMut(LogItem) + Send + 'static {
         let (sender, receiver) = crossbeam_channel::bounded(4 * ITEMS_PER_OBJECT);
-        thread::spawn(move || {
-            if let Err(error) = self.write_all(&receiver) {
-                failure.set(error);
-            }
-        });
+        start_thread("log", failure, move || self.write_all(&receiver));
         move |item| {
             // A log that failed has ended its thread, and with it the run.
             let _ = sender.send(item);
@@ -93,7 +90,7 @@ impl Recorder {
                 }
             }
         }
-        items.recv().ok()
+        host::receive(items)
     }
 
     fn tell(&mut self, items: Vec<LogItem>, number: u64) {
@@ -153,15 +150,30 @@ pub fn store_parts(
     failure: Failure,
 ) -> Sender<Part> {
     let (sender, parts) = crossbeam_channel::unbounded::<Part>();
-    thread::spawn(move || {
-        for part in parts {
-            if let Err(error) = store(&options, worker, &post, part) {
-                failure.set(error);
-                return;
-            }
+    start_thread("checkpoint", failure, move || {
+        while let Some(part) = host::receive(&parts) {
+            store(&options, worker, &post, part)?;
         }
+        Ok(())
     });
     sender
+}
+
+/// Starts a thread whose error ends the run.
+fn start_thread(
+    name: &str,
+    failure: Failure,
+    body: impl FnOnce() -> Result<(), RunError> + Send + 'static,
+) {
+    let told = failure.clone();
+    let started = host::spawn(name.to_owned(), move || {
+        if let Err(error) = body() {
+            told.set(error);
+        }
+    });
+    if let Err(error) = started {
+        failure.set(RunError::Thread(error.to_string()));
+    }
 }
 
 fn store(
@@ -181,8 +193,10 @@ fn store(
     let (name, bytes) = (header.object_name(), part.snapshot.encode(&header));
     // A name that is there already is this very object, put by a request whose answer was lost:
     // no other run has names like it.
+    fault::around("checkpoint", "before");
     let put = options.storage.put(&name, &bytes);
     put.map_err(StateError::from)?;
+    fault::around("checkpoint", "after");
     let object = checkpoint::object_ref(&name, &bytes);
     post.stored(header.epoch, worker, object);
     Ok(())

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::RunError;
 use crate::epoch::{EpochEntry, Position, Resume};
+use crate::host;
 use crate::join::DimLoader;
+use crate::rules::{self, Rule};
 use crate::sink::{JobContext, JobId, NewestRun, RunNumber, SinkError};
 use crate::source::{Partition, SharedSource};
 use crate::state::retention::{History, Retention};
@@ -118,7 +118,7 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
     let partitions = setting.source.partitions().map_err(RunError::Source)?;
     let dims = first_load(state, claim.run(), setting)?;
     let record = JobRecord {
-        job: JobId(Uuid::new_v4()),
+        job: JobId(host::new_id()),
         pipeline: setting.pipeline.to_owned(),
         version: options.version.clone(),
         config: options.config.clone(),
@@ -152,7 +152,7 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
 /// A job that has not begun, to ask whether it could.
 pub(super) fn unborn(options: &StateOptions) -> JobContext {
     JobContext {
-        job: JobId(Uuid::new_v4()),
+        job: JobId(host::new_id()),
         run: RunNumber(0),
         checkpoint: None,
         logged: None,
@@ -309,7 +309,11 @@ fn position(state: &PartitionState) -> Position {
         partition: state.partition.clone(),
         offset: state.offset,
         max_event: state.max_event,
-        floor: state.floor,
+        floor: if rules::on(Rule::FloorsLogged) {
+            state.floor
+        } else {
+            EventTime::MIN
+        },
         standing: state.standing,
     }
 }

@@ -26,7 +26,7 @@ use self::records::Records;
 use self::staging::Out;
 use self::windows::Windows;
 use super::commit::check_newest;
-use super::commit::claim::Claim;
+use super::commit::claim::{Claim, FilePlace};
 use super::encode::Projection;
 #[cfg(feature = "parquet")]
 use super::encode::columnar::Codec;
@@ -39,7 +39,7 @@ use super::{
 };
 use crate::time::{Epoch, Shard};
 
-pub(super) use self::staging::{Store, taken};
+pub(crate) use self::staging::{Store, taken};
 
 mod names;
 mod records;
@@ -153,7 +153,6 @@ impl FilesFactory {
         job: &JobContext,
         only_check: bool,
     ) -> Result<(), SinkError> {
-        let naming = self.naming(output, Some(job), "");
         let target = match &self.place {
             Place::Folder(path) => format!("{}, output {}", path.display(), output.name),
             #[cfg(feature = "s3")]
@@ -161,26 +160,80 @@ impl FilesFactory {
                 format!("s3://{bucket}/{prefix}, output {}", output.name)
             }
         };
-        let claim = Claim {
-            sink: &sink_id(output.name, &self.identity()),
-            target: &target,
-            marker: &naming.marker(),
-            is_output: &|name| naming.is_published(name),
-        };
         match &self.place {
             Place::Folder(path) if only_check && !path.is_dir() => Ok(()),
-            Place::Folder(path) if only_check => claim.check(&mut Folder::open(path)?, job),
-            Place::Folder(path) => claim.make(&mut Folder::open(path)?, job),
+            Place::Folder(path) => {
+                let mut folder = Folder::open(path)?;
+                self.claim_in(&mut folder, &target, output, job, only_check)
+            }
             #[cfg(feature = "s3")]
             Place::Bucket { bucket, prefix } => {
                 let mut bucket = super::s3::Bucket::new(bucket, prefix, self.connect_timeout)?;
-                if only_check {
-                    claim.check(&mut bucket, job)
-                } else {
-                    claim.make(&mut bucket, job)
-                }
+                self.claim_in(&mut bucket, &target, output, job, only_check)
             }
         }
+    }
+
+    /// The same in any place, which people call `target`.
+    pub(crate) fn claim_in(
+        &self,
+        place: &mut impl FilePlace,
+        target: &str,
+        output: &OutputSpec,
+        job: &JobContext,
+        only_check: bool,
+    ) -> Result<(), SinkError> {
+        let naming = self.naming(output, Some(job), "");
+        let claim = Claim {
+            sink: &sink_id(output.name, &self.identity()),
+            target,
+            marker: &naming.marker(),
+            is_output: &|name| naming.is_published(name),
+        };
+        if only_check {
+            claim.check(place, job)
+        } else {
+            claim.make(place, job)
+        }
+    }
+
+    /// Opens a sink that publishes into any store.
+    pub(crate) fn open_in(
+        &self,
+        store: Box<dyn Store>,
+        output: &OutputSpec,
+        shards: &[Shard],
+        context: &SinkContext,
+    ) -> Result<Box<dyn Sink>, SinkError> {
+        let job = context.job.clone();
+        let naming = self.naming(output, job.as_deref(), &context.run_label);
+        let layout = FolderRule::of(output)?;
+        let projection = Projection::file(output);
+        let out = Out {
+            store,
+            naming,
+            layout,
+            projection,
+            format: self.format,
+            staged: 0,
+        };
+        let locks = match job {
+            Some(_) => Vec::new(),
+            None => self.locks(output, shards)?,
+        };
+        let shards: BTreeMap<Shard, Content> = shards
+            .iter()
+            .map(|shard| Ok((*shard, Content::of(output, job.is_some())?)))
+            .collect::<Result<_, SinkError>>()?;
+        let sink = FilesSink {
+            out,
+            shards,
+            last: BTreeMap::new(),
+            locks,
+            job,
+        };
+        sink.out.clean(sink.shards.keys().copied())?;
+        Ok(Box::new(sink))
     }
 
     fn locks(&self, output: &OutputSpec, shards: &[Shard]) -> Result<Vec<Lock>, SinkError> {
@@ -271,36 +324,7 @@ impl SinkFactory for FilesFactory {
         shards: &[Shard],
         context: &SinkContext,
     ) -> Result<Box<dyn Sink>, SinkError> {
-        let store = self.store(context)?;
-        let job = context.job.clone();
-        let naming = self.naming(output, job.as_deref(), &context.run_label);
-        let layout = FolderRule::of(output)?;
-        let projection = Projection::file(output);
-        let out = Out {
-            store,
-            naming,
-            layout,
-            projection,
-            format: self.format,
-            staged: 0,
-        };
-        let locks = match job {
-            Some(_) => Vec::new(),
-            None => self.locks(output, shards)?,
-        };
-        let shards: BTreeMap<Shard, Content> = shards
-            .iter()
-            .map(|shard| Ok((*shard, Content::of(output, job.is_some())?)))
-            .collect::<Result<_, SinkError>>()?;
-        let sink = FilesSink {
-            out,
-            shards,
-            last: BTreeMap::new(),
-            locks,
-            job,
-        };
-        sink.out.clean(sink.shards.keys().copied())?;
-        Ok(Box::new(sink))
+        self.open_in(self.store(context)?, output, shards, context)
     }
 
     fn rolls_files(&self) -> bool {

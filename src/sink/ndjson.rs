@@ -23,6 +23,8 @@ use super::{
     EpochRows, Guarantee, JobContext, OutputSpec, Sink, SinkContext, SinkError, SinkFactory,
     Written, folder, sink_id,
 };
+use crate::fault;
+use crate::rows::Columns;
 use crate::terminal;
 use crate::time::{Epoch, Shard};
 
@@ -121,18 +123,14 @@ impl SinkFactory for NdjsonFactory {
             // The file belongs to the worker that has its only shard.
             return Ok(Box::new(NullSink));
         }
-        let encoder = JsonEncoder::new(&output.columns);
         if let (Some(path), Some(job)) = (&self.path, &context.job)
             && !is_special(path)
         {
             let file = JobFile::new(path, job, context.clone());
             let sink = sink_id(output.name, &self.identity());
             let target = path.display().to_string();
-            return Ok(Box::new(JobSink {
-                lines: LineCommitter::open(file, job, &sink, &target)?,
-                encoder,
-                buffer: Vec::new(),
-            }));
+            let sink = JobSink::open(file, job, &sink, &target, &output.columns)?;
+            return Ok(Box::new(sink));
         }
         let target = match &self.path {
             Some(path) => Target::open(path)?,
@@ -140,7 +138,7 @@ impl SinkFactory for NdjsonFactory {
         };
         Ok(Box::new(NdjsonSink {
             target,
-            encoder,
+            encoder: JsonEncoder::new(&output.columns),
             buffer: Vec::new(),
         }))
     }
@@ -397,24 +395,45 @@ impl LineFile for JobFile {
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
+        fault::around("ndjson", "before");
         let outcome = self.file()?.write_all(bytes);
+        fault::around("ndjson", "after");
         outcome.map_err(|error| self.failed(&error))
     }
 
     fn sync(&mut self) -> Result<(), SinkError> {
+        fault::around("ndjson.sync", "before");
         let outcome = self.file()?.sync_data();
+        fault::around("ndjson.sync", "after");
         outcome.map_err(|error| self.failed(&error))
     }
 }
 
 /// Lines that are committed once.
-struct JobSink {
-    lines: LineCommitter<JobFile>,
+pub(crate) struct JobSink<F> {
+    lines: LineCommitter<F>,
     encoder: JsonEncoder,
     buffer: Vec<u8>,
 }
 
-impl Sink for JobSink {
+impl<F: LineFile> JobSink<F> {
+    /// Takes `file`, which people call `target`, over for the run of `job`.
+    pub(crate) fn open(
+        file: F,
+        job: &JobContext,
+        sink: &str,
+        target: &str,
+        columns: &Columns,
+    ) -> Result<Self, SinkError> {
+        Ok(Self {
+            lines: LineCommitter::open(file, job, sink, target)?,
+            encoder: JsonEncoder::new(columns),
+            buffer: Vec::new(),
+        })
+    }
+}
+
+impl<F: LineFile + Send> Sink for JobSink<F> {
     fn commit(&mut self, epoch: &EpochRows) -> Result<Written, SinkError> {
         self.buffer.clear();
         if !epoch.rows.is_empty() {

@@ -16,6 +16,7 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutP
 
 use super::commit::claim::FilePlace;
 use super::files::{Store, taken};
+use super::lock::Lock;
 use super::{SinkContext, SinkError};
 use crate::s3::{Client, chain, is_passing};
 
@@ -26,6 +27,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How often a sink that waits looks whether the run was aborted.
 const ABORT_CHECK: Duration = Duration::from_millis(100);
+
+/// What the names of folders begin with in which files are written first. Beside each lies a lock.
+const STAGING: &str = "highwater-staging-";
 
 /// A bucket that files are published in.
 pub(super) struct Bucket {
@@ -52,13 +56,17 @@ impl Bucket {
     pub(super) fn into_store(self, context: SinkContext) -> Result<BucketStore, SinkError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = format!("highwater-{}-{number}", std::process::id());
-        let staging = std::env::temp_dir().join(folder);
+        let folder = format!("{STAGING}{}-{number}", std::process::id());
+        let parent = std::env::temp_dir();
+        sweep(&parent);
+        let staging = parent.join(folder);
+        let lock = Lock::acquire(&staging.with_extension("lock"), &staging)?;
         fs::create_dir_all(&staging).map_err(|error| SinkError::io(staging.display(), &error))?;
         Ok(BucketStore {
             bucket: self,
             staging,
             context,
+            _lock: lock,
         })
     }
 
@@ -238,11 +246,26 @@ impl From<Error> for PutError {
     }
 }
 
+/// Removes the folders that killed processes have left in `parent`: nobody has their locks.
+fn sweep(parent: &Path) {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for lock in entries.map(|entry| entry.path()) {
+        let name = lock.file_name().unwrap_or_default().to_string_lossy();
+        let is_lock = name.starts_with(STAGING) && lock.extension().is_some_and(|it| it == "lock");
+        if is_lock && let Ok(Ok(_held)) = Lock::try_acquire(&lock, "") {
+            // What cannot be removed now is left to another start.
+            let _ = fs::remove_dir_all(lock.with_extension(""));
+        }
+    }
+}
+
 /// Publishes files in a bucket.
 pub(super) struct BucketStore {
     bucket: Bucket,
     staging: PathBuf,
     context: SinkContext,
+    /// Tells others that the staging folder is in use.
+    _lock: Lock,
 }
 
 impl BucketStore {
@@ -311,5 +334,28 @@ impl Store for BucketStore {
         }
         self.context.set_status(None);
         fs::remove_file(staged).map_err(|error| SinkError::io(staged.display(), &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_killed_processes_have_staged_is_removed_and_nothing_else() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = |name: &str| parent.path().join(name);
+        let [left, used, other] = ["highwater-staging-1-0", "highwater-staging-2-0", "other"];
+        for folder in [left, used, other] {
+            fs::create_dir(path(folder)).unwrap();
+            fs::write(path(folder).join("w.tmp"), "x").unwrap();
+        }
+        fs::write(path(left).with_extension("lock"), "").unwrap();
+        fs::write(path(other).with_extension("lock"), "").unwrap();
+        let held = Lock::acquire(&path(used).with_extension("lock"), parent.path()).unwrap();
+        sweep(parent.path());
+        assert!(!path(left).exists() && !path(left).with_extension("lock").exists());
+        assert!(path(used).join("w.tmp").exists() && path(other).join("w.tmp").exists());
+        drop(held);
     }
 }

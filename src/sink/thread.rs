@@ -8,14 +8,14 @@
 
 use std::any::Any;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::{EpochRows, OutputSpec, SinkContext, SinkError, SinkFactory, Written};
+use crate::host::{self, Thread};
+use crate::rules::{self, Rule};
 use crate::time::{Epoch, Shard};
 
 /// How many epochs (of one shard each) may wait per shard.
@@ -58,7 +58,7 @@ pub struct SinkThread {
 struct Lane {
     shards: Vec<Shard>,
     queue: Option<Sender<EpochRows>>,
-    thread: JoinHandle<()>,
+    thread: Thread,
 }
 
 impl SinkThread {
@@ -100,9 +100,7 @@ impl SinkThread {
             thread.lanes.push(Lane {
                 shards,
                 queue: Some(sender),
-                thread: std::thread::Builder::new()
-                    .name(name)
-                    .spawn(move || body.run())?,
+                thread: host::spawn(name, move || body.run())?,
             });
         }
         Ok(thread)
@@ -206,7 +204,7 @@ struct Body {
 
 impl Body {
     fn run(self) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.commit_all()));
+        let outcome = host::catch(|| self.commit_all());
         let event = match outcome {
             Ok(Ok(Some(written))) => SinkEvent::Closed(written),
             Ok(Ok(None)) => SinkEvent::Failed(SinkError::Aborted),
@@ -227,11 +225,12 @@ impl Body {
         let mut sink = self
             .factory
             .open(&self.output, &self.shards, &self.context)?;
-        for epoch in &self.epochs {
+        while let Some(epoch) = host::receive(&self.epochs) {
             if self.is_abandoned() {
                 return Ok(None);
             }
-            let is_committed = sink.committed(epoch.shard) >= Some(epoch.epoch);
+            let is_committed =
+                sink.committed(epoch.shard) >= Some(epoch.epoch) && rules::on(Rule::SkipCommitted);
             let written = if is_committed {
                 Written::default()
             } else {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{RawBatch, SourceError};
+use crate::host;
 use crate::time::Offset;
 
 /// How many bytes a feed holds before it counts as full.
@@ -105,7 +106,7 @@ impl Feed {
     pub fn caught_up(&self) {
         let mut state = self.0.lock();
         let news = state.about.caught_up.is_none();
-        state.about.caught_up = Some(Instant::now());
+        state.about.caught_up = Some(host::now());
         drop(state);
         if news {
             (self.0.wake)();

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::frame::{self, FrameError, Kind};
 use super::manifest::{Checksum, Manifest, ObjectRef};
 use super::{StateError, Storage};
+use crate::rules::{self, Rule};
 use crate::sink::{JobId, RunNumber};
 use crate::time::Epoch;
 
@@ -52,10 +53,12 @@ pub struct CheckpointHeader {
 impl CheckpointHeader {
     /// The object's name: a run never uses that of another.
     pub fn object_name(&self) -> String {
-        format!(
-            "{CHECKPOINT}{:020}-{}-{}",
-            self.epoch.0, self.run, self.worker
-        )
+        let run = if rules::on(Rule::ObjectNames) {
+            self.run
+        } else {
+            RunNumber(0)
+        };
+        format!("{CHECKPOINT}{:020}-{run}-{}", self.epoch.0, self.worker)
     }
 }
 

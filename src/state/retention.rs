@@ -27,6 +27,7 @@ use super::history::{self, BASE, BaseName, ChunkName, HISTORY, Objects};
 use super::log::{LogItem, LogObject, object_name};
 use super::manifest::{Manifest, ObjectRef};
 use super::{Put, StateError, Storage};
+use crate::rules::{self, Rule};
 use crate::sink::{JobId, RunNumber};
 use crate::time::{Epoch, EventTime, Span, parse_duration};
 
@@ -106,7 +107,8 @@ pub fn log_fate(number: u64, object: &LogObject, named: &Named) -> LogFate {
     };
     let last = object.items.iter().filter_map(epoch).max();
     match () {
-        () if object.is_takeover() || number == named.job_at => LogFate::Forever,
+        () if number == named.job_at => LogFate::Forever,
+        () if object.is_takeover() && rules::on(Rule::TakeoverKept) => LogFate::Forever,
         () if number >= named.number => LogFate::Later,
         () if number < named.job_at => LogFate::Foreign,
         () if last >= Some(named.epoch) => LogFate::Later,

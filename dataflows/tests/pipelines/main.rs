@@ -26,4 +26,5 @@ mod memory;
 mod postgres;
 #[cfg(unix)]
 mod state;
+#[allow(dead_code, reason = "tests/chaos uses the rest of it")]
 mod support;

@@ -11,6 +11,7 @@
 use super::super::{JobContext, SinkError};
 use super::check_newest;
 use super::owner::{Beginning, Owner, beginning};
+use crate::rules::{self, Rule};
 use crate::terminal;
 use crate::time::{Epoch, Shard};
 
@@ -94,7 +95,9 @@ impl<F: LineFile> LineCommitter<F> {
             check_newest(job, target)?;
             file.wait(&holder)?;
         }
-        check_newest(job, target)?;
+        if rules::on(Rule::LinesRecheck) {
+            check_newest(job, target)?;
+        }
         let length = start(&mut file, job, sink, target)?;
         Ok(Self {
             file,
@@ -174,7 +177,7 @@ fn start(
             job.checkpoint.unwrap_or_default()
         )));
     }
-    if length > kept {
+    if length > kept && rules::on(Rule::LinesCut) {
         file.cut(kept)?;
     }
     // Empty before it is ours, ours before it has a line.

@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 
 use super::super::{EpochRows, JobContext, RunNumber, SinkError};
+use crate::rules::{self, Rule};
 use crate::time::{Epoch, Shard};
 
 /// A shard's row in the table of epochs.
@@ -106,8 +107,11 @@ impl<T: EpochTable> TableCommitter<T> {
             shards: BTreeMap::new(),
         };
         for &shard in shards {
-            let committed = committer.take_over(shard)?;
+            let mut committed = committer.take_over(shard)?;
             job.check_committed(sink, shard, committed)?;
+            if !rules::on(Rule::SkipCommitted) {
+                committed = job.checkpoint;
+            }
             let known = Known {
                 committed,
                 is_fresh: true,
@@ -133,7 +137,8 @@ impl<T: EpochTable> TableCommitter<T> {
     /// [`SinkError::Fenced`] when a newer run has taken the shard over, [`SinkError::Refused`] when
     /// its row is not as this run left it, and what [`EpochTable::recover`] says.
     pub fn commit(&mut self, rows: &EpochRows) -> Result<(), SinkError> {
-        if rows.rows.is_empty() && !rows.is_checkpoint {
+        let may_skip = !rows.is_checkpoint || !rules::on(Rule::EmptyAtCheckpoint);
+        if rows.rows.is_empty() && may_skip {
             return Ok(());
         }
         let (shard, epoch) = (rows.shard, rows.epoch);
@@ -147,7 +152,7 @@ impl<T: EpochTable> TableCommitter<T> {
                 Ok(Answer::Done) => self.know(shard, Some(epoch)),
                 Ok(Answer::Guarded(row)) => {
                     let committed = self.own(shard, row)?;
-                    if committed < Some(epoch) {
+                    if committed < Some(epoch) || !rules::on(Rule::RetryIsSuccess) {
                         return Err(self.strange(shard, "takes no commit", epoch, committed));
                     }
                     self.know(shard, committed);
@@ -196,7 +201,13 @@ impl<T: EpochTable> TableCommitter<T> {
             let what = "the server has lost commits that it had confirmed";
             return Err(self.strange(shard, what, epoch, committed));
         }
-        self.know(shard, committed);
+        let is_news = rules::on(Rule::RetryIsSuccess);
+        let known = if is_news {
+            committed
+        } else {
+            self.committed(shard)
+        };
+        self.know(shard, known);
         Ok(())
     }
 

@@ -20,6 +20,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::rules::{self, Rule};
 use crate::sink::{EpochRows, JobContext, SinkError, Written};
 use crate::time::{Epoch, Shard};
 
@@ -91,15 +92,31 @@ impl<T: Transactions> TopicCommitter<T> {
             sink,
             committed: BTreeMap::new(),
         };
-        for shard in shards {
-            committer.transactions.init(*shard)?;
-        }
-        for shard in shards {
-            let committed = committer.transactions.committed(*shard)?;
-            committer.check(*shard, committed)?;
-            committer.committed.insert(*shard, committed);
+        if rules::on(Rule::InitBeforeRead) {
+            committer.init(shards)?;
+            committer.read(shards)?;
+        } else {
+            committer.read(shards)?;
+            committer.init(shards)?;
         }
         Ok(committer)
+    }
+
+    fn init(&mut self, shards: &[Shard]) -> Result<(), SinkError> {
+        let mut shards = shards.iter();
+        shards.try_for_each(|shard| self.transactions.init(*shard))
+    }
+
+    fn read(&mut self, shards: &[Shard]) -> Result<(), SinkError> {
+        for shard in shards {
+            let mut committed = self.transactions.committed(*shard)?;
+            self.check(*shard, committed)?;
+            if !rules::on(Rule::SkipCommitted) {
+                committed = self.job.checkpoint;
+            }
+            self.committed.insert(*shard, committed);
+        }
+        Ok(())
     }
 
     /// The last committed epoch of `shard`, as far as it is known here.
@@ -116,7 +133,8 @@ impl<T: Transactions> TopicCommitter<T> {
     /// brokers have lost a committed epoch; what `transactions` and the log answer.
     pub fn commit(&mut self, epoch: &EpochRows) -> Result<Written, SinkError> {
         let mut written = Written::default();
-        if epoch.rows.is_empty() && !epoch.is_checkpoint {
+        let may_skip = !epoch.is_checkpoint || !rules::on(Rule::EmptyAtCheckpoint);
+        if epoch.rows.is_empty() && may_skip {
             return Ok(written);
         }
         while self.committed(epoch.shard) < Some(epoch.epoch) {
@@ -147,7 +165,7 @@ impl<T: Transactions> TopicCommitter<T> {
 
     fn renew(&mut self, shard: Shard) -> Result<(), SinkError> {
         let newest = self.job.log.newest_run()?;
-        if newest > self.job.run {
+        if newest > self.job.run || !rules::on(Rule::Reinit) {
             return Err(SinkError::Fenced(format!(
                 "{}, shard {}: run {newest} of this job has taken over; this is run {}",
                 self.sink, shard.0, self.job.run
@@ -155,7 +173,10 @@ impl<T: Transactions> TopicCommitter<T> {
         }
         self.transactions.init(shard)?;
         let known = self.committed(shard);
-        let found = self.transactions.committed(shard)?;
+        let mut found = self.transactions.committed(shard)?;
+        if !rules::on(Rule::Reread) {
+            found = known;
+        }
         if found < known {
             return Err(self.lost(shard, known, found));
         }

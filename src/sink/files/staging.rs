@@ -9,6 +9,7 @@ use flate2::write::GzEncoder;
 
 use super::Format;
 use super::names::{FolderRule, Naming};
+use crate::fault;
 use crate::rows::Rows;
 use crate::sink::encode::Projection;
 #[cfg(feature = "parquet")]
@@ -21,7 +22,7 @@ use crate::time::Shard;
 const APPEND_BYTES: usize = 32 << 10;
 
 /// Where staged files become published ones.
-pub(in crate::sink) trait Store: Send {
+pub(crate) trait Store: Send {
     /// The local folder in which files are written first.
     fn staging(&self) -> &Path;
 
@@ -35,7 +36,7 @@ pub(in crate::sink) trait Store: Send {
 }
 
 /// The error of a name under which something else was published.
-pub(in crate::sink) fn taken(target: &str) -> SinkError {
+pub(crate) fn taken(target: &str) -> SinkError {
     SinkError::Write {
         target: target.to_owned(),
         reason: "stands there already with other contents, from another run; choose an empty \
@@ -76,7 +77,9 @@ impl Out {
         let staged = writer.finish()?;
         let size =
             fs::metadata(&staged).map_err(|error| SinkError::io(staged.display(), &error))?;
+        fault::around(self.format.kind(), "before");
         self.store.publish(&staged, name)?;
+        fault::around(self.format.kind(), "after");
         Ok(Written {
             rows,
             bytes: size.len(),

@@ -90,7 +90,10 @@ const OURS: [(&str, &str); 13] = [
 pub(super) type Producer = BaseProducer<Reports>;
 
 /// What is different in a producer with transactions.
-const TRANSACTIONAL: [(&str, &str); 1] = [
+const TRANSACTIONAL: [(&str, &str); 2] = [
+    // A client that has asked a dying broker for a group's coordinator asks again when some
+    // connection comes or goes, and not before. A connection that idles goes after this time.
+    ("connections.max.idle.ms", "5000"),
     // A transaction that follows the one before at once is told to wait for a moment.
     ("retry.backoff.ms", "10"),
 ];

@@ -20,6 +20,7 @@ use super::Routing;
 use super::outbox::{Halt, Outbox, SILENCE, is_final};
 use super::producer;
 use super::topic::{Topic, code};
+use crate::fault;
 use crate::sink::commit::topic::{Answer, Transactions};
 use crate::sink::{EpochRows, JobContext, OutputSpec, RunNumber, SinkContext, SinkError, Written};
 use crate::time::{Epoch, Shard};
@@ -290,6 +291,7 @@ impl Lane {
 
     fn stage(&mut self, setting: &Setting, epoch: &EpochRows) -> Result<Written, Trouble> {
         self.patience.begin();
+        fault::around("kafka", "before");
         let begun = self.outbox()?.producer.begin_transaction();
         begun.map_err(|error| self.trouble(&error))?;
         let sent = self.outbox()?.send_all(&epoch.rows);
@@ -299,6 +301,7 @@ impl Lane {
         staged.map_err(|trouble| self.cause(epoch, trouble))?;
         let acknowledged = self.outbox()?.wait_for_all();
         acknowledged.map_err(|halt| self.halted(epoch, halt))?;
+        fault::point("kafka.begun");
         Ok(Written {
             rows: epoch.rows.len() as u64,
             bytes,
@@ -328,6 +331,7 @@ impl Lane {
     fn commit(&mut self, setting: &Setting) -> Result<(), Trouble> {
         let done = self.outbox()?.producer.commit_transaction(SLICE);
         done.map_err(|error| self.trouble(&error))?;
+        fault::around("kafka", "after");
         self.patience.end(&setting.context);
         Ok(())
     }

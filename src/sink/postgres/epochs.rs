@@ -21,6 +21,7 @@ use super::commit::Writer;
 use super::session::{LOCK_TIMEOUT, Place, Session, Trouble};
 use super::table::Table;
 use super::target::TableName;
+use crate::fault;
 use crate::sink::commit::table::{Answer, EpochTable, ShardRow};
 use crate::sink::{
     EpochRows, JobContext, OutputSpec, RunNumber, SinkContext, SinkError, Written, sink_id,
@@ -303,8 +304,11 @@ impl EpochTable for PostgresEpochs {
                 transaction.rollback()?;
                 return Ok(Answer::Guarded(row));
             }
+            fault::around("postgres", "before");
             writer.write(&mut transaction, &statements.upsert, &rows.rows, &changes)?;
+            fault::point("postgres.begun");
             transaction.commit()?;
+            fault::around("postgres", "after");
             Ok(Answer::Done)
         })
     }

@@ -9,6 +9,8 @@ use super::writer::LogWriter;
 use super::{
     JobRecord, LogItem, LogObject, LogWriteError, Takeover, highest, numbers, object_name,
 };
+use crate::fault;
+use crate::rules::{self, Rule};
 use crate::sink::RunNumber;
 use crate::state::{Put, StateError, Storage};
 use crate::time::EventTime;
@@ -59,7 +61,8 @@ pub fn claim(storage: Arc<dyn Storage>, starter: &Starter) -> Result<Claim, Stat
         match put_takeover(&*storage, number, run, job_at, starter)? {
             Found::Ours => {
                 let numbers = numbers(&*storage)?;
-                if numbers.last() == Some(&number) {
+                let is_highest = numbers.last() == Some(&number);
+                if is_highest || !rules::on(Rule::ClaimRelist) || !rules::on(Rule::Takeover) {
                     return Ok(Claim {
                         storage,
                         run,
@@ -104,12 +107,21 @@ fn put_takeover(
         job_at,
         items: vec![LogItem::Takeover(takeover)],
     };
-    if storage.put(&object_name(number), &object.encode())? == Put::Written {
+    if !rules::on(Rule::Takeover) {
+        return Ok(Found::Ours);
+    }
+    fault::around("takeover", "before");
+    let put = storage.put(&object_name(number), &object.encode())?;
+    fault::around("takeover", "after");
+    if put == Put::Written {
         return Ok(Found::Ours);
     }
     Ok(match LogObject::read(storage, number)? {
         None => Found::Gone,
         Some(found) if found == object => Found::Ours,
+        Some(found) if !rules::on(Rule::Nonce) && found.is_takeover() && found.run == run => {
+            Found::Ours
+        }
         Some(found) => Found::Other(Box::new(found)),
     })
 }

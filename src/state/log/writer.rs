@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::claim::Claim;
 use super::{JobRecord, LogItem, LogObject, Past, highest, object_name};
+use crate::fault;
 use crate::sink::{NewestRun, RunNumber, SinkError};
 use crate::state::retention::{History, Own, Retention};
 use crate::state::{Put, StateError, Storage, StorageError};
@@ -81,7 +82,10 @@ impl LogWriter {
             job_at: if has_job { Some(number) } else { self.job_at },
             items: items.to_vec(),
         };
+        let what = what_is_put(items);
+        fault::around(what, "before");
         let result = self.put(number, &object);
+        fault::around(what, "after");
         self.is_broken = result.is_err();
         result?;
         self.job_at = object.job_at;
@@ -140,6 +144,15 @@ impl LogWriter {
             nonce: self.nonce,
             last: Some(Arc::clone(&self.last)),
         }
+    }
+}
+
+/// Which points of [`fault`] the put of these items passes.
+fn what_is_put(items: &[LogItem]) -> &'static str {
+    if items.iter().any(|it| matches!(it, LogItem::Manifest(_))) {
+        "manifest"
+    } else {
+        "log"
     }
 }
 

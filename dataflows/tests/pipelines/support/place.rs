@@ -49,6 +49,11 @@ impl Place {
         }
     }
 
+    /// The folder stays when this is dropped, for who wants to look.
+    pub fn keep(&mut self) {
+        self.folder.disable_cleanup(true);
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

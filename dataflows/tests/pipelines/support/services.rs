@@ -54,7 +54,12 @@ pub fn oracle(arguments: &[String]) -> Done {
 
 /// Tests that use a server hold it for reading; one that kills it holds it for writing.
 static KAFKA: RwLock<()> = RwLock::new(());
+static KAFKA3: RwLock<()> = RwLock::new(());
 static POSTGRES: RwLock<()> = RwLock::new(());
+static S3: RwLock<()> = RwLock::new(());
+
+/// What `dev/services` calls the brokers of the cluster.
+pub const BROKERS: [&str; 3] = ["kafka3a", "kafka3b", "kafka3c"];
 
 /// A server that stays up as long as this is held.
 pub struct Server {
@@ -96,6 +101,11 @@ pub fn kafka_alone() -> Victim {
     alone(&KAFKA, "HIGHWATER_TEST_KAFKA", "kafka")
 }
 
+/// The cluster of three brokers, to be killed one by one.
+pub fn kafka3_alone() -> Victim {
+    alone(&KAFKA3, "HIGHWATER_TEST_KAFKA3", BROKERS[0])
+}
+
 /// The database.
 pub fn postgres() -> Server {
     shared(&POSTGRES, "HIGHWATER_TEST_POSTGRES")
@@ -104,6 +114,16 @@ pub fn postgres() -> Server {
 /// The database, to be killed.
 pub fn postgres_alone() -> Victim {
     alone(&POSTGRES, "HIGHWATER_TEST_POSTGRES", "postgres")
+}
+
+/// The object store.
+pub fn s3() -> Server {
+    shared(&S3, "AWS_ENDPOINT_URL")
+}
+
+/// The object store, to be killed.
+pub fn s3_alone() -> Victim {
+    alone(&S3, "AWS_ENDPOINT_URL", "s3")
 }
 
 impl Server {
@@ -134,48 +154,70 @@ impl Victim {
         query(&self.address, sql)
     }
 
+    /// Host and port.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// It is gone at once, as in a crash.
     pub fn kill(&self) {
-        self.service("kill");
+        told("kill", self.name);
     }
 
     /// It is back, with what it had.
     pub fn start(&self) {
-        self.service("start");
+        told("start", self.name);
+    }
+
+    /// One of [`BROKERS`] is gone at once.
+    pub fn kill_one(&self, broker: &str) {
+        assert!(BROKERS.contains(&self.name), "it is no cluster");
+        told("kill", broker);
+    }
+
+    /// One of [`BROKERS`] is back.
+    pub fn start_one(&self, broker: &str) {
+        assert!(BROKERS.contains(&self.name), "it is no cluster");
+        told("start", broker);
     }
 
     /// It stands still with all its connections open, and answers nobody.
     pub fn pause(&self) {
-        self.service("pause");
+        told("pause", self.name);
     }
 
     /// It goes on where it was paused.
     pub fn resume(&self) {
-        self.service("resume");
+        told("resume", self.name);
     }
+}
 
-    fn command(&self, what: &str) -> Command {
-        let mut command = Command::new(root().join("dev/services"));
-        command.args([what, self.name, "--dir", &given("HIGHWATER_SERVICES_DIR")]);
-        command
-    }
+fn told(what: &str, name: &str) {
+    let done = finish(service(what, name));
+    assert_eq!(done.code, 0, "dev/services {what} {name}: {}", done.stderr);
+}
 
-    fn service(&self, what: &str) {
-        let done = finish(self.command(what));
-        assert_eq!(
-            done.code, 0,
-            "dev/services {what} {}: {}",
-            self.name, done.stderr
-        );
-    }
+fn service(what: &str, name: &str) -> Command {
+    let mut command = Command::new(root().join("dev/services"));
+    command.args([what, name, "--dir", &given("HIGHWATER_SERVICES_DIR")]);
+    command
 }
 
 impl Drop for Victim {
     /// Other tests need it, also when this one has failed while it was gone or paused.
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let _ = self.command("resume").status();
-            let _ = self.command("start").status();
+        if !std::thread::panicking() {
+            return;
+        }
+        let own = [self.name];
+        let names: &[&str] = if BROKERS.contains(&self.name) {
+            &BROKERS
+        } else {
+            &own
+        };
+        for name in names {
+            let _ = service("resume", name).status();
+            let _ = service("start", name).status();
         }
     }
 }

@@ -1,0 +1,86 @@
+//! The state's storage: requests and answers get lost, and requests are repeated.
+
+use super::machine::pause;
+use super::world::{World, world};
+use crate::rules::{self, Rule};
+use crate::state::log::object_number;
+use crate::state::{LogObject, Put, Storage, StorageError};
+
+/// The storage as a run sees it.
+pub(super) struct SimulatedStorage;
+
+impl Storage for SimulatedStorage {
+    fn name(&self) -> String {
+        "simulated".to_owned()
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<Put, StorageError> {
+        loop {
+            pause();
+            let (request_lost, answer_lost) = world(World::losses);
+            if request_lost {
+                continue;
+            }
+            let put = world(|world| world.put(name, bytes));
+            if !answer_lost {
+                return Ok(put);
+            }
+        }
+    }
+
+    fn get(&self, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
+        pause();
+        Ok(world(|world| world.objects.get(name).cloned()))
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
+        pause();
+        Ok(world(|world| {
+            let names = world.objects.range(prefix.to_owned()..);
+            let names = names.map(|(name, _)| name);
+            names
+                .take_while(|name| name.starts_with(prefix))
+                .cloned()
+                .collect()
+        }))
+    }
+
+    fn delete(&self, name: &str) -> Result<(), StorageError> {
+        pause();
+        world(|world| {
+            if world.objects.remove(name).is_some() {
+                world.note(|| format!("deleted {name}"));
+            }
+        });
+        Ok(())
+    }
+}
+
+impl World {
+    fn put(&mut self, name: &str, bytes: &[u8]) -> Put {
+        if self.objects.contains_key(name) && rules::on(Rule::PutIfAbsent) {
+            return Put::Exists;
+        }
+        self.objects.insert(name.to_owned(), bytes.to_vec());
+        if let Some(number) = object_number(name) {
+            self.logged(number, bytes);
+        } else {
+            self.note(|| format!("put {name}, {} bytes", bytes.len()));
+        }
+        Put::Written
+    }
+
+    /// Remembers what was ever put at each number: the same again is a repetition of a request
+    /// whose object has meanwhile been deleted.
+    fn logged(&mut self, number: u64, bytes: &[u8]) {
+        let object = match LogObject::parse(bytes) {
+            Ok(object) => object,
+            Err(error) => return self.flaw(format!("log object {number}: {error}")),
+        };
+        let before = self.log.entry(number).or_default();
+        if !before.contains(&object) {
+            before.push(object.clone());
+        }
+        self.note(|| super::trace::object(number, &object));
+    }
+}
