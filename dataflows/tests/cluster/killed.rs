@@ -78,6 +78,10 @@ fn a_stop_ends_all_in_good_order() {
     for (signal, expected) in [("INT", 130), ("TERM", 143)] {
         let run = job.start("-n 2");
         job.waits_for_alerts(job.alerts_now() + job.all_alerts() / 10);
+        if signal == "TERM" {
+            // As a service manager does, which asks all processes at once.
+            (0..2).for_each(|it| signal_to(child(run.id(), it).expect("running"), signal));
+        }
         run.signal(signal);
         let (code, text) = run.end();
         assert_eq!(code, expected, "{text}");
