@@ -148,6 +148,11 @@ impl Member {
         inherited.is_some_and(|inherited| inherited.goes_on)
     }
 
+    /// Whether another process has started this one, and tells it when to stop.
+    pub const fn is_supervised(&self) -> bool {
+        self.inherited.is_some()
+    }
+
     /// Whether this process leads.
     pub const fn leads(&self) -> bool {
         self.options.shape.leads()

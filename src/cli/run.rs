@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::ArgMatches;
 
@@ -22,6 +22,9 @@ use crate::runtime::{RunError, RunOptions, Summary, run};
 use crate::sink::{Guarantee, SinkFactory};
 use crate::terminal;
 
+/// Signals that reach a supervised process within this are one.
+const TOGETHER: Duration = Duration::from_secs(2);
+
 /// Runs the pipeline: here, as one process of several, or by starting these.
 pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
     match processes::role(matches)? {
@@ -36,7 +39,13 @@ fn run_here(entry: &dyn PipelineEntry, matches: &ArgMatches, member: Option<Memb
     let quiet = matches.get_flag("quiet");
     let leads = member.as_ref().is_none_or(Member::leads);
     let notices = Notices::default();
-    let signals = catch(notices.clone(), quiet || !leads)?;
+    let is_supervised = member.as_ref().is_some_and(Member::is_supervised);
+    let together = if is_supervised {
+        TOGETHER
+    } else {
+        Duration::ZERO
+    };
+    let signals = catch(notices.clone(), quiet || !leads, together)?;
     let plan = Plan::new(entry, matches)?;
     let metrics = Arc::new(Metrics::since(started));
     if quiet {
@@ -88,7 +97,7 @@ fn run_together(
     outcome
 }
 
-fn catch(notices: Notices, quiet: bool) -> Result<Signals, CliError> {
+fn catch(notices: Notices, quiet: bool, together: Duration) -> Result<Signals, CliError> {
     let stop = move || {
         let is_running = notices.are_heard();
         notices.send(Notice::Stop);
@@ -103,7 +112,8 @@ fn catch(notices: Notices, quiet: bool) -> Result<Signals, CliError> {
             Answer::Leave
         }
     };
-    Signals::take(stop).map_err(|error| CliError::Failed(format!("signals: {error}")))
+    let signals = Signals::take_with(together, stop);
+    signals.map_err(|error| CliError::Failed(format!("signals: {error}")))
 }
 
 fn options(

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
@@ -31,6 +32,16 @@ impl Signals {
     /// Takes the signals; `on_first` is called once, on a thread of its own. To be called before
     /// any other thread is started.
     pub fn take(on_first: impl FnOnce() -> Answer + Send + 'static) -> io::Result<Self> {
+        Self::take_with(Duration::ZERO, on_first)
+    }
+
+    /// The same, in a process that is supervised: what comes within `together` of the first is no
+    /// second one. Whoever asks all processes at once, as service managers do, reaches this one
+    /// twice, itself and through the one that supervises it.
+    pub fn take_with(
+        together: Duration,
+        on_first: impl FnOnce() -> Answer + Send + 'static,
+    ) -> io::Result<Self> {
         let set = block()?;
         let received = Arc::new(AtomicI32::new(0));
         let signals = Self(Arc::clone(&received));
@@ -44,10 +55,15 @@ impl Signals {
         })?;
         start("signals", move || {
             let first = wait_for(&set);
+            let came = Instant::now();
             received.store(first, Ordering::SeqCst);
             // That thread waits for this, and there is room for it.
             let _ = tell.send(first);
-            leave(wait_for(&set));
+            let mut last = wait_for(&set);
+            while came.elapsed() < together {
+                last = wait_for(&set);
+            }
+            leave(last);
         })?;
         Ok(signals)
     }

@@ -285,9 +285,7 @@ impl Cluster {
         }
         let address = &self.addresses[process];
         let text = format!("process {process} ({address}) is lost: {why}");
-        terminal::message(format_args!(
-            "error: {text}; all processes of the run end and start again together"
-        ));
+        terminal::message(format_args!("error: {text}; this process ends as well"));
         self.fail(PEER_LOST, &text);
         end(PEER_LOST);
     }

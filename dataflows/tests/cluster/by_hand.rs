@@ -7,7 +7,7 @@ use super::support::{Job, Running, SECRET, hostfile};
 
 /// The flags of process `index` of two.
 fn hand(index: usize) -> String {
-    format!("-n 2 -p {index} --hostfile {{dir}}/hosts --heartbeat-timeout 2s")
+    format!("-n 2 -p {index} --hostfile {{dir}}/hosts")
 }
 
 fn start(job: &Job, index: usize, more: &str) -> Running {
@@ -78,13 +78,15 @@ fn a_stopped_process_is_found_and_can_do_nothing_later() {
     for victim in [1, 0] {
         let job = Job::new();
         hostfile(job.dir(), 2);
-        let mut processes = vec![start(&job, 0, ""), start(&job, 1, "")];
+        let deadline = "--heartbeat-timeout 3s";
+        let mut processes = vec![start(&job, 0, deadline), start(&job, 1, deadline)];
         job.waits_for_alerts(job.all_alerts() / 8);
         let stopped = processes.remove(victim);
         stopped.signal("STOP");
         let (code, text) = processes.remove(0).end();
         assert_eq!(code, 70, "{text}");
         assert!(text.contains(&format!("process {victim} (")), "{text}");
+        assert!(text.contains("said nothing for 3 s"), "{text}");
         // The stopped one still has its address, and its lock on the files.
         hostfile(job.dir(), 2);
         let again = [start(&job, 0, ""), start(&job, 1, "")];

@@ -1,9 +1,14 @@
-//! A slow sink of one process is no memory of another.
+//! A slow sink of one process is no memory of another, nor is a partition that is far behind.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::support::{Running, child, memory, wait_for};
+use highwater::epoch::{EpochEntry, PartitionReport};
+use highwater::state::replay::Recording;
+use highwater::state::{StorageOptions, open};
+
+use super::support::{Running, child, done, memory, wait_for};
 
 /// The generator makes some 100 MB a second, half of it in each process, and nobody takes the results.
 #[test]
@@ -43,4 +48,74 @@ fn memory_stays_small_while_nobody_takes_the_results() {
         assert!(bytes < 300 << 20, "{settled:?}");
     }
     drop(reader);
+}
+
+/// What the log says of two partitions that different processes read.
+struct Border {
+    dense: PartitionReport,
+    sparse: PartitionReport,
+}
+
+/// Records of one partition are a millisecond apart, of the other one a second: read equally fast,
+/// the second would soon be hours ahead of the first, and all windows in between open.
+#[test]
+fn a_partition_waits_for_one_of_another_process() {
+    const ALIGNMENT_MS: i64 = 16 * 60_000 + 2 * 1000;
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(dir.path().join("in")).expect("a folder");
+    for (name, rate) in [("0-dense", 1000), ("1-sparse", 1)] {
+        let generate = "generate cars --events 300_000 --partitions 1";
+        done(
+            dir.path(),
+            &format!("{generate} --rate {rate} --to file:{{dir}}/in/{name}.ndjson"),
+        );
+    }
+    done(dir.path(), "dims cars --to {dir}/dims");
+    done(
+        dir.path(),
+        "run cars --from file:{dir}/in/*.ndjson --dims dir:{dir}/dims --window 1m --wait 1s --drain \
+         --epoch 10ms --state {dir}/state --to null: -n 2",
+    );
+    let borders = borders(dir.path());
+    let behind = |border: &Border| {
+        let ahead = border
+            .sparse
+            .watermark
+            .0
+            .saturating_sub(border.dense.watermark.0);
+        border.dense.has_backlog && ahead > ALIGNMENT_MS
+    };
+    let mut waits = 0;
+    for three in borders.windows(3) {
+        // Each mark counts from the next but one epoch on, at the latest.
+        if behind(&three[0]) && behind(&three[1]) {
+            assert_eq!(
+                three[2].sparse.read, 0,
+                "it reads on: {:?}",
+                three[2].sparse
+            );
+            waits += 1;
+        }
+    }
+    assert!(
+        waits > 0,
+        "it never had to wait, in {} epochs",
+        borders.len()
+    );
+}
+
+fn borders(dir: &Path) -> Vec<Border> {
+    let place = dir.join("state").display().to_string();
+    let storage = open(&place, StorageOptions::default()).expect("a state");
+    let recording = Recording::read(&*storage).expect("whole").expect("a job");
+    let last = recording.last().expect("a checkpoint");
+    let border = |entry: EpochEntry| {
+        let mut rows = entry.partitions.into_iter();
+        Some(Border {
+            dense: rows.next()?,
+            sparse: rows.next()?,
+        })
+    };
+    let epochs = recording.epochs(None, last).into_iter();
+    epochs.filter_map(border).collect()
 }

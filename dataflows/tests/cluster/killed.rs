@@ -19,6 +19,20 @@ fn a_killed_process_is_started_again_with_all_others() {
     job.is_as_if_undisturbed();
 }
 
+/// One that hangs is found by the others, and killed when it does not end with them.
+#[test]
+fn a_stopped_process_is_killed_and_started_again_with_all_others() {
+    let job = Job::new();
+    let run = job.start("-n 2 --heartbeat-timeout 3s");
+    job.waits_for_alerts(job.all_alerts() / 10);
+    signal_to(child(run.id(), 1).expect("running"), "STOP");
+    let (code, text) = run.end();
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("said nothing for 3 s"), "{text}");
+    assert!(text.contains("process 1 was killed by signal 9"), "{text}");
+    job.is_as_if_undisturbed();
+}
+
 #[test]
 fn without_a_state_nothing_is_started_again() {
     let job = Job::new();
@@ -64,6 +78,10 @@ fn a_stop_ends_all_in_good_order() {
     for (signal, expected) in [("INT", 130), ("TERM", 143)] {
         let run = job.start("-n 2");
         job.waits_for_alerts(job.alerts_now() + job.all_alerts() / 10);
+        if signal == "TERM" {
+            // As a service manager does, which asks all processes at once.
+            (0..2).for_each(|it| signal_to(child(run.id(), it).expect("running"), signal));
+        }
         run.signal(signal);
         let (code, text) = run.end();
         assert_eq!(code, expected, "{text}");
