@@ -268,12 +268,12 @@ impl<const N: usize> Text<N> {
 impl<const N: usize> FixedLayout for Text<N> {
     type Raw = [u8; N];
 
-    #[inline]
+    #[inline(always)]
     fn to_raw(&self) -> [u8; N] {
         self.bytes
     }
 
-    #[inline]
+    #[inline(always)]
     fn from_raw(bytes: [u8; N]) -> Option<Self> {
         let text = bytes.get(..usize::from(*bytes.last()?))?;
         let is_same = |text| Self::new(text).filter(|text| text.bytes == bytes);

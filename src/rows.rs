@@ -213,12 +213,12 @@ impl Timing {
 impl FixedLayout for Timing {
     type Raw = u8;
 
-    #[inline]
+    #[inline(always)]
     fn to_raw(&self) -> u8 {
         *self as u8
     }
 
-    #[inline]
+    #[inline(always)]
     fn from_raw(raw: u8) -> Option<Self> {
         let all = [Self::Early, Self::OnTime, Self::Late];
         all.get(usize::from(raw)).copied()
@@ -253,12 +253,12 @@ impl Completeness {
 impl FixedLayout for Completeness {
     type Raw = u8;
 
-    #[inline]
+    #[inline(always)]
     fn to_raw(&self) -> u8 {
         *self as u8
     }
 
-    #[inline]
+    #[inline(always)]
     fn from_raw(raw: u8) -> Option<Self> {
         let all = [Self::Proved, Self::Idle, Self::WallClock, Self::EndOfInput];
         all.get(usize::from(raw)).copied()

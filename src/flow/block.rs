@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::{Deserialize, Serialize};
 
 use crate::time::{EventTime, Offset, PartitionId};
-use crate::wire::{Codec, FixedLayout, Input, Wire, WireError};
+use crate::wire::{Codec, Input, Wire, WireError};
 
 /// A record with its place and times.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,66 +46,50 @@ impl<R> Block<R> {
     }
 }
 
-/// Partition and range of a block; the number of records follows.
+/// Partition and range of a block; the number of records follows, then their places, then their
+/// values.
 type Range = (PartitionId, Offset, Offset);
-/// Place and times of a record; the rest follows.
+/// Place and times of a record.
 type Place = (Offset, EventTime, EventTime);
 
-impl<R: Wire> Wire for Record<R> {
-    const LEAST: usize = size_of::<<Place as FixedLayout>::Raw>() + R::LEAST;
-
-    #[inline]
-    fn size(&self) -> usize {
-        size_of::<<Place as FixedLayout>::Raw>() + self.value.size()
-    }
-
-    #[inline]
-    fn write<C: Codec, W: Write>(&self, writer: &mut W) -> io::Result<()> {
-        let place = (self.offset, self.time, self.effect);
-        place.write::<C, W>(writer)?;
-        self.value.write::<C, W>(writer)
-    }
-
-    #[inline]
-    fn read<C: Codec>(input: &mut Input<'_>) -> Result<Self, WireError> {
-        let (offset, time, effect) = Place::read::<C>(input)?;
-        Ok(Self {
-            offset,
-            time,
-            effect,
-            value: R::read::<C>(input)?,
-        })
-    }
-}
-
 impl<R: Wire> Wire for Block<R> {
-    const LEAST: usize = size_of::<<Range as FixedLayout>::Raw>() + size_of::<u64>();
+    const LEAST: usize = Range::LEAST + u64::LEAST;
 
     fn size(&self) -> usize {
-        let records: usize = self.records.iter().map(Wire::size).sum();
-        Self::LEAST + records
+        let record = |record: &Record<R>| Place::LEAST + record.value.size();
+        Self::LEAST + self.records.iter().map(record).sum::<usize>()
     }
 
     fn write<C: Codec, W: Write>(&self, writer: &mut W) -> io::Result<()> {
         let range = (self.partition, self.from, self.to);
         range.write::<C, W>(writer)?;
         C::write(&(self.records.len() as u64), writer)?;
-        let mut records = self.records.iter();
-        records.try_for_each(|record| record.write::<C, W>(writer))
+        let place = |record: &Record<R>| (record.offset, record.time, record.effect);
+        let places: Vec<Place> = self.records.iter().map(place).collect();
+        Place::write_many::<C, W>(places.iter(), writer)?;
+        let values = self.records.iter().map(|record| &record.value);
+        R::write_many::<C, W>(values, writer)
     }
 
     fn read<C: Codec>(input: &mut Input<'_>) -> Result<Self, WireError> {
         let (partition, from, to) = Range::read::<C>(input)?;
-        let count = input.count::<C>(Record::<R>::LEAST)?;
-        let mut records = Vec::with_capacity(count);
-        for _ in 0..count {
-            records.push(Record::read::<C>(input)?);
-        }
+        let count = input.count::<C>(Place::LEAST + R::LEAST)?;
+        let places = Place::read_many::<C>(count, input)?;
+        let values = R::read_many::<C>(count, input)?;
+        let records = places.into_iter().zip(values).map(|(place, value)| {
+            let (offset, time, effect) = place;
+            Record {
+                offset,
+                time,
+                effect,
+                value,
+            }
+        });
         Ok(Self {
             partition,
             from,
             to,
-            records,
+            records: records.collect(),
         })
     }
 }

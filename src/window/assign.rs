@@ -48,7 +48,7 @@ pub struct Partial<K, S> {
 impl FixedLayout for Slot {
     type Raw = <(u8, EventTime) as FixedLayout>::Raw;
 
-    #[inline]
+    #[inline(always)]
     fn to_raw(&self) -> Self::Raw {
         match *self {
             Self::Pane(start) => (0_u8, start).to_raw(),
@@ -57,7 +57,7 @@ impl FixedLayout for Slot {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn from_raw(raw: Self::Raw) -> Option<Self> {
         match FixedLayout::from_raw(raw)? {
             (0_u8, start) => Some(Self::Pane(start)),
@@ -71,12 +71,12 @@ impl FixedLayout for Slot {
 impl<K: FixedLayout, S: FixedLayout> FixedLayout for Partial<K, S> {
     type Raw = <(Slot, K, S) as FixedLayout>::Raw;
 
-    #[inline]
+    #[inline(always)]
     fn to_raw(&self) -> Self::Raw {
         Raw3(self.slot.to_raw(), self.key.to_raw(), self.state.to_raw())
     }
 
-    #[inline]
+    #[inline(always)]
     fn from_raw(raw: Self::Raw) -> Option<Self> {
         let (slot, key, state) = FixedLayout::from_raw(raw)?;
         Some(Self { slot, key, state })

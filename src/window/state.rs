@@ -49,7 +49,7 @@ pub struct Change<K, V> {
 impl<K: FixedLayout, V: FixedLayout> FixedLayout for Change<K, V> {
     type Raw = <(EventTime, EventTime, K, V, Pane, i64) as FixedLayout>::Raw;
 
-    #[inline]
+    #[inline(always)]
     fn to_raw(&self) -> Self::Raw {
         Raw6(
             self.start.to_raw(),
@@ -61,7 +61,7 @@ impl<K: FixedLayout, V: FixedLayout> FixedLayout for Change<K, V> {
         )
     }
 
-    #[inline]
+    #[inline(always)]
     fn from_raw(raw: Self::Raw) -> Option<Self> {
         let (start, end, key, value, pane, diff) = FixedLayout::from_raw(raw)?;
         Some(Self {

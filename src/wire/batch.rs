@@ -54,6 +54,11 @@ impl<T, C> From<Vec<T>> for Batch<T, C> {
 }
 
 impl<T: Wire, C: Codec> Batch<T, C> {
+    /// Without the zeroes at the end.
+    fn length(&self) -> usize {
+        PREFIX + self.items.iter().map(Wire::size).sum::<usize>()
+    }
+
     /// Encodes the items, zeroes up to a multiple of eight bytes behind them.
     ///
     /// # Errors
@@ -61,11 +66,8 @@ impl<T: Wire, C: Codec> Batch<T, C> {
     pub fn encode<W: Write>(&self, writer: &mut W) -> io::Result<()> {
         C::write(&Head::of::<T>(), writer)?;
         C::write(&(self.items.len() as u64), writer)?;
-        let mut length = PREFIX;
-        for item in &self.items {
-            length += item.size();
-            item.write::<C, W>(writer)?;
-        }
+        T::write_many::<C, W>(self.items.iter(), writer)?;
+        let length = self.length();
         writer.write_all(&[0; 8][..length.next_multiple_of(8) - length])
     }
 
@@ -82,10 +84,7 @@ impl<T: Wire, C: Codec> Batch<T, C> {
             return Err(WireError::Foreign { expected, found });
         }
         let count = input.count::<C>(T::LEAST)?;
-        let mut items = Vec::with_capacity(count);
-        for _ in 0..count {
-            items.push(T::read::<C>(&mut input)?);
-        }
+        let items = T::read_many::<C>(count, &mut input)?;
         let left = input.rest();
         if left.len() >= 8 || !bytes.len().is_multiple_of(8) || left.iter().any(|byte| *byte != 0) {
             return Err(WireError::Trailing { left: left.len() });
@@ -108,8 +107,7 @@ impl<T: Wire, C: Codec> ContainerBytes for Batch<T, C> {
     }
 
     fn length_in_bytes(&self) -> usize {
-        let items: usize = self.items.iter().map(Wire::size).sum();
-        (PREFIX + items).next_multiple_of(8)
+        self.length().next_multiple_of(8)
     }
 
     /// # Panics

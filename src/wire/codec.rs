@@ -12,6 +12,14 @@ pub trait Codec: Send + 'static {
     /// Those of `writer`.
     fn write<P: Pod, W: Write>(raw: &P, writer: &mut W) -> io::Result<()>;
 
+    /// Writes the bytes of all of `raws`, one behind the other.
+    ///
+    /// # Errors
+    /// Those of `writer`.
+    fn write_all<P: Pod, W: Write>(raws: &[P], writer: &mut W) -> io::Result<()> {
+        raws.iter().try_for_each(|raw| Self::write(raw, writer))
+    }
+
     /// The value whose bytes these are, wherever they lie; `None` unless it has so many.
     fn read<P: Pod>(bytes: &[u8]) -> Option<P>;
 }
@@ -31,6 +39,11 @@ impl Codec for Bytemuck {
     #[inline]
     fn write<P: Pod, W: Write>(raw: &P, writer: &mut W) -> io::Result<()> {
         writer.write_all(bytemuck::bytes_of(raw))
+    }
+
+    #[inline]
+    fn write_all<P: Pod, W: Write>(raws: &[P], writer: &mut W) -> io::Result<()> {
+        writer.write_all(bytemuck::cast_slice(raws))
     }
 
     #[inline]

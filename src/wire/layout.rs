@@ -29,12 +29,12 @@ macro_rules! plain {
         $(impl FixedLayout for $plain {
             type Raw = Self;
 
-            #[inline]
+            #[inline(always)]
             fn to_raw(&self) -> Self {
                 *self
             }
 
-            #[inline]
+            #[inline(always)]
             fn from_raw(raw: Self) -> Option<Self> {
                 Some(raw)
             }
@@ -63,12 +63,12 @@ macro_rules! number {
         $(impl FixedLayout for $number {
             type Raw = $plain;
 
-            #[inline]
+            #[inline(always)]
             fn to_raw(&self) -> $plain {
                 self.0
             }
 
-            #[inline]
+            #[inline(always)]
             fn from_raw(raw: $plain) -> Option<Self> {
                 Some(Self(raw))
             }
@@ -81,12 +81,12 @@ number!(Epoch: u64, EventTime: i64, Offset: u64, PartitionId: u32);
 impl FixedLayout for bool {
     type Raw = u8;
 
-    #[inline]
+    #[inline(always)]
     fn to_raw(&self) -> u8 {
         u8::from(*self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn from_raw(raw: u8) -> Option<Self> {
         match raw {
             0 => Some(false),
@@ -100,7 +100,7 @@ impl FixedLayout for bool {
 impl<T: FixedLayout> FixedLayout for Option<T> {
     type Raw = Raw2<u8, T::Raw>;
 
-    #[inline]
+    #[inline(always)]
     fn to_raw(&self) -> Self::Raw {
         match self {
             None => Zeroable::zeroed(),
@@ -108,7 +108,7 @@ impl<T: FixedLayout> FixedLayout for Option<T> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn from_raw(Raw2(tag, raw): Self::Raw) -> Option<Self> {
         match tag {
             0 if bytemuck::bytes_of(&raw).iter().all(|byte| *byte == 0) => Some(None),
@@ -128,12 +128,12 @@ macro_rules! tuple {
         impl<$($part: FixedLayout),+> FixedLayout for ($($part,)+) {
             type Raw = $raw<$($part::Raw),+>;
 
-            #[inline]
+            #[inline(always)]
             fn to_raw(&self) -> Self::Raw {
                 $raw($(self.$index.to_raw()),+)
             }
 
-            #[inline]
+            #[inline(always)]
             fn from_raw(raw: Self::Raw) -> Option<Self> {
                 Some(($($part::from_raw(raw.$index)?,)+))
             }
@@ -165,14 +165,14 @@ macro_rules! fixed_layout {
         impl $crate::wire::FixedLayout for $record {
             type Raw = [u8; 0 $(+ $crate::wire::raw_size(|record: &$record| &record.$field))+];
 
-            #[inline]
+            #[inline(always)]
             fn to_raw(&self) -> Self::Raw {
                 let mut raw = $crate::wire::RawWriter::default();
                 $(raw.put(&self.$field);)+
                 raw.into_bytes()
             }
 
-            #[inline]
+            #[inline(always)]
             fn from_raw(raw: Self::Raw) -> Option<Self> {
                 let mut raw = $crate::wire::RawReader::new(&raw);
                 Some(Self { $($field: raw.take()?),+ })
@@ -204,14 +204,14 @@ impl<const N: usize> Default for RawWriter<N> {
 }
 
 impl<const N: usize> RawWriter<N> {
-    #[inline]
+    #[inline(always)]
     pub fn put<F: FixedLayout>(&mut self, field: &F) {
         let end = self.at + size_of::<F::Raw>();
         self.bytes[self.at..end].copy_from_slice(bytemuck::bytes_of(&field.to_raw()));
         self.at = end;
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn into_bytes(self) -> [u8; N] {
         debug_assert_eq!(self.at, N, "each field once");
         self.bytes
@@ -225,12 +225,12 @@ pub struct RawReader<'a> {
 }
 
 impl<'a> RawReader<'a> {
-    #[inline]
+    #[inline(always)]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn take<F: FixedLayout>(&mut self) -> Option<F> {
         let (field, rest) = self.bytes.split_at_checked(size_of::<F::Raw>())?;
         self.bytes = rest;

@@ -68,7 +68,35 @@ pub trait Wire: Sized + Send + 'static {
     /// # Errors
     /// When the bytes are none that [`Wire::write`] writes.
     fn read<C: Codec>(input: &mut Input<'_>) -> Result<Self, WireError>;
+
+    /// Writes all of `values`, one behind the other.
+    ///
+    /// # Errors
+    /// Those of `writer`.
+    fn write_many<'a, C: Codec, W: Write>(
+        mut values: impl Iterator<Item = &'a Self>,
+        writer: &mut W,
+    ) -> io::Result<()> {
+        values.try_for_each(|value| value.write::<C, W>(writer))
+    }
+
+    /// Takes `count` values from the front of `input`; [`Input::count`] has compared it with what
+    /// is there.
+    ///
+    /// # Errors
+    /// As [`Wire::read`].
+    fn read_many<C: Codec>(count: usize, input: &mut Input<'_>) -> Result<Vec<Self>, WireError> {
+        let mut values = Vec::with_capacity(count);
+        for _ in 0..count {
+            values.push(Self::read::<C>(input)?);
+        }
+        Ok(values)
+    }
 }
+
+/// So many raw forms are made before they are copied: a copy right after its parts were written
+/// would have to wait for them.
+const CHUNK: usize = 64;
 
 impl<T: FixedLayout> Wire for T {
     const LEAST: usize = size_of::<T::Raw>();
@@ -87,6 +115,32 @@ impl<T: FixedLayout> Wire for T {
     fn read<C: Codec>(input: &mut Input<'_>) -> Result<Self, WireError> {
         let raw = input.raw::<C, T::Raw>()?;
         Self::from_raw(raw).ok_or_else(WireError::invalid::<Self>)
+    }
+
+    fn write_many<'a, C: Codec, W: Write>(
+        mut values: impl Iterator<Item = &'a Self>,
+        writer: &mut W,
+    ) -> io::Result<()> {
+        let mut raws = Vec::with_capacity(CHUNK);
+        loop {
+            raws.clear();
+            raws.extend(values.by_ref().take(CHUNK).map(Self::to_raw));
+            if raws.is_empty() {
+                return Ok(());
+            }
+            C::write_all(&raws, writer)?;
+        }
+    }
+
+    fn read_many<C: Codec>(count: usize, input: &mut Input<'_>) -> Result<Vec<Self>, WireError> {
+        let bytes = input.take(count.saturating_mul(Self::LEAST))?;
+        let raws = bytes.chunks_exact(Self::LEAST);
+        let mut values = Vec::with_capacity(count);
+        values.extend(raws.map_while(|raw| Self::from_raw(C::read(raw)?)));
+        if values.len() < count {
+            return Err(WireError::invalid::<Self>());
+        }
+        Ok(values)
     }
 }
 
