@@ -286,6 +286,29 @@ fn what_is_wrong_with_a_message_is_said() {
 }
 
 #[test]
+fn nothing_follows_a_text_in_its_place() {
+    let mut tried = 0;
+    for size in 0..8 {
+        let letter = DeadLetter {
+            topic: "topic".to_owned(),
+            partition: PartitionId(1),
+            offset: Offset(2),
+            reason: Reason::NoKey,
+            detail: String::new(),
+            value: vec![b'x'; size],
+        };
+        let mut bytes = encoded(&Batch::<DeadLetter>::from(vec![letter]));
+        let (length, room) = (bytes[16], bytes.len() - 24);
+        if usize::from(length) < room {
+            bytes[16] += 1;
+            Batch::<DeadLetter>::decode(&bytes).expect_err("a byte too many");
+            tried += 1;
+        }
+    }
+    assert_eq!(tried, 7);
+}
+
+#[test]
 #[should_panic(expected = "must be the same build")]
 fn a_broken_message_does_not_become_a_container() {
     let bytes = BytesMut::from(vec![1_u8; 32]).freeze();
