@@ -21,17 +21,27 @@ pub(super) fn check(world: &World) -> Result<(), String> {
     let (epochs, manifests) = read_log(world)?;
     let oracle = Oracle::of(world, &epochs)?;
     for (partition, items) in world.input.iter().enumerate() {
-        let of_it = oracle.items.iter().filter(|(_, it)| it.partition == partition as i64);
+        let of_it = oracle
+            .items
+            .iter()
+            .filter(|(_, it)| it.partition == partition as i64);
         let read: Vec<i64> = of_it.map(|(_, item)| item.offset).collect();
         let all: Vec<i64> = (0..items.len() as i64).collect();
-        same(&format!("partition {partition} as it was read"), &read, &all)?;
+        same(
+            &format!("partition {partition} as it was read"),
+            &read,
+            &all,
+        )?;
     }
     check_ledger(world, &oracle, manifests.last())?;
     for (sink, kind) in world.shape.sinks.iter().enumerate() {
         let outcome = match kind {
             Kind::Table => check_table(&world.tables[&sink], &oracle),
             Kind::Topic => {
-                let want = oracle.changes.iter().map(|(k, row)| (*k, Row::Window(*row)));
+                let want = oracle
+                    .changes
+                    .iter()
+                    .map(|(k, row)| (*k, Row::Window(*row)));
                 check_topic(&world.topics[&sink], want.collect())
             }
             Kind::RowTopic => {
@@ -59,11 +69,7 @@ fn same<T: PartialEq + Debug>(what: &str, got: &[T], want: &[T]) -> Result<(), S
     ))
 }
 
-fn check_ledger(
-    world: &World,
-    oracle: &Oracle,
-    manifest: Option<&Manifest>,
-) -> Result<(), String> {
+fn check_ledger(world: &World, oracle: &Oracle, manifest: Option<&Manifest>) -> Result<(), String> {
     let manifest = manifest.ok_or("there is no manifest")?;
     if !manifest.is_drained {
         return Err("the last manifest is not that of a drained job".to_owned());
@@ -93,7 +99,9 @@ fn check_ledger(
 
 fn check_table(table: &TableWorld, oracle: &Oracle) -> Result<(), String> {
     let rows = |map: &BTreeMap<WindowKey, (i64, i64)>| {
-        map.iter().map(|(key, value)| (*key, *value)).collect::<Vec<_>>()
+        map.iter()
+            .map(|(key, value)| (*key, *value))
+            .collect::<Vec<_>>()
     };
     same("rows", &rows(&table.rows), &rows(&oracle.windows))?;
     let mut latest: BTreeMap<WindowKey, u64> = BTreeMap::new();
@@ -149,7 +157,9 @@ fn csv(bytes: &[u8], columns: &[&str]) -> Result<Vec<Vec<i64>>, String> {
     let places = places.ok_or_else(|| format!("the columns are {header:?}"))?;
     let number = |text: &str| match text.parse() {
         Ok(number) => Ok(number),
-        Err(_) => parse_rfc3339(text.as_bytes()).map(|time| time.0).map_err(|_| text.to_owned()),
+        Err(_) => parse_rfc3339(text.as_bytes())
+            .map(|time| time.0)
+            .map_err(|_| text.to_owned()),
     };
     lines
         .map(|line| places.iter().map(|place| number(line[*place])).collect())
@@ -163,8 +173,13 @@ fn published(files: &FilesWorld) -> Result<BTreeMap<&str, &[u8]>, String> {
             return Err(format!("a reader saw {name} with other contents"));
         }
     }
-    let files = files.files.iter().filter(|(name, _)| !name.starts_with('_'));
-    Ok(files.map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect())
+    let files = files
+        .files
+        .iter()
+        .filter(|(name, _)| !name.starts_with('_'));
+    Ok(files
+        .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+        .collect())
 }
 
 fn check_window_files(files: &FilesWorld, oracle: &Oracle) -> Result<(), String> {
@@ -226,7 +241,9 @@ fn line(text: &str) -> Result<WindowRow, String> {
     let value: serde_json::Value = serde_json::from_str(text).map_err(|_| wrong())?;
     let time = |name: &str| {
         let text = value[name].as_str().ok_or_else(wrong)?;
-        parse_rfc3339(text.as_bytes()).map(|time| time.0).map_err(|_| wrong())
+        parse_rfc3339(text.as_bytes())
+            .map(|time| time.0)
+            .map_err(|_| wrong())
     };
     let number = |name: &str| value[name].as_i64().ok_or_else(wrong);
     Ok(WindowRow {

@@ -29,7 +29,14 @@ struct File {
 
 impl File {
     fn with<T>(&self, step: impl FnOnce(&mut LinesWorld) -> T) -> T {
-        world(|world| step(world.lines.get_mut(&self.sink).expect("it is a file of lines")))
+        world(|world| {
+            step(
+                world
+                    .lines
+                    .get_mut(&self.sink)
+                    .expect("it is a file of lines"),
+            )
+        })
     }
 }
 

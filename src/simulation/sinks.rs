@@ -4,9 +4,7 @@ use super::pipeline::{ITEMS, WINDOWS};
 use super::world::{Kind, world};
 use super::{files, lines, table, topic};
 use crate::rules::{self, Rule};
-use crate::sink::{
-    Guarantee, JobContext, OutputSpec, Sink, SinkContext, SinkError, SinkFactory,
-};
+use crate::sink::{Guarantee, JobContext, OutputSpec, Sink, SinkContext, SinkError, SinkFactory};
 use crate::time::Shard;
 
 /// The target of the sink with this number.
@@ -47,7 +45,11 @@ pub(super) fn targets(workers: usize) -> Vec<Target> {
 
 impl SinkFactory for Target {
     fn identity(&self) -> String {
-        format!("{:?}-{}", self.kind, self.sink)
+        match self.kind {
+            // Whose output it is, is marked under the name that its own factory gives it.
+            Kind::WindowFiles | Kind::RowFiles => files::factory(self.count).identity(),
+            kind => format!("{kind:?}-{}", self.sink),
+        }
     }
 
     fn guarantee(&self) -> Guarantee {

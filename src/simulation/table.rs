@@ -58,7 +58,10 @@ impl EpochTable for Connection {
 
     fn take_over(&mut self, shard: Shard, run: RunNumber) -> Result<Option<ShardRow>, NoAnswer> {
         self.transact(|world, table| {
-            let row = table.shards.entry(shard).or_insert(ShardRow { run, epoch: None });
+            let row = table
+                .shards
+                .entry(shard)
+                .or_insert(ShardRow { run, epoch: None });
             if row.run < run || !rules::on(Rule::GuardedTakeover) {
                 row.run = run;
                 world.note(|| format!("run {run}: table shard {shard} taken over"));
@@ -88,7 +91,13 @@ impl EpochTable for Connection {
                 format!("run {run}: table shard {shard} commits epoch {epoch} {rows:?}")
             });
             if rules::on(Rule::EpochInTxn) {
-                table.shards.insert(shard, ShardRow { run: row.run, epoch: Some(epoch) });
+                table.shards.insert(
+                    shard,
+                    ShardRow {
+                        run: row.run,
+                        epoch: Some(epoch),
+                    },
+                );
             }
             Answer::Done
         });
@@ -96,7 +105,10 @@ impl EpochTable for Connection {
             pause();
             world(|world| {
                 let table = world.tables.get_mut(&sink).expect("it is a table");
-                table.shards.entry(shard).and_modify(|row| row.epoch = Some(epoch));
+                table
+                    .shards
+                    .entry(shard)
+                    .and_modify(|row| row.epoch = Some(epoch));
             });
         }
         answer

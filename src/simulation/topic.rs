@@ -104,7 +104,8 @@ impl Transactions for Producers {
         if !std::mem::replace(&mut staged.is_committed, true) {
             let sink = self.sink;
             self.brokers(|world, topic| {
-                world.note(|| format!("topic {sink} shard {shard} epoch {epoch} {:?}", staged.rows));
+                world
+                    .note(|| format!("topic {sink} shard {shard} epoch {epoch} {:?}", staged.rows));
                 let rows = staged.rows.iter().cloned();
                 topic.visible.extend(rows.map(|row| (epoch, shard, row)));
             });
@@ -114,7 +115,11 @@ impl Transactions for Producers {
         }
         self.brokers(|_, topic| topic.committed.insert(shard, epoch));
         self.staged.insert(shard, staged);
-        Ok(if answer_lost { Answer::Lost } else { Answer::Done(()) })
+        Ok(if answer_lost {
+            Answer::Lost
+        } else {
+            Answer::Done(())
+        })
     }
 }
 

@@ -34,7 +34,9 @@ fn epoch(entry: &EpochEntry) -> String {
         (true, false) => " checkpoint",
         (true, true) => " full checkpoint",
     };
-    let ending = entry.ending.map_or_else(String::new, |ending| format!(" {ending:?}"));
+    let ending = entry
+        .ending
+        .map_or_else(String::new, |ending| format!(" {ending:?}"));
     format!(
         "epoch {} [{}] found {found:?} W {}{checkpoint}{ending}",
         entry.epoch,

@@ -229,8 +229,8 @@ impl Body {
             if self.is_abandoned() {
                 return Ok(None);
             }
-            let is_committed = sink.committed(epoch.shard) >= Some(epoch.epoch)
-                && rules::on(Rule::SkipCommitted);
+            let is_committed =
+                sink.committed(epoch.shard) >= Some(epoch.epoch) && rules::on(Rule::SkipCommitted);
             let written = if is_committed {
                 Written::default()
             } else {

@@ -202,7 +202,11 @@ impl<T: EpochTable> TableCommitter<T> {
             return Err(self.strange(shard, what, epoch, committed));
         }
         let is_news = rules::on(Rule::RetryIsSuccess);
-        let known = if is_news { committed } else { self.committed(shard) };
+        let known = if is_news {
+            committed
+        } else {
+            self.committed(shard)
+        };
         self.know(shard, known);
         Ok(())
     }
