@@ -44,6 +44,15 @@ pub fn wall_clock() -> EventTime {
     EventTime(since.saturating_add(fault::clock_offset_ms()))
 }
 
+/// Whether a simulation stands in for the machine: then nobody reads messages.
+pub fn is_simulated() -> bool {
+    #[cfg(test)]
+    if simulated::is_on() {
+        return true;
+    }
+    false
+}
+
 /// A new random identity.
 pub fn new_id() -> Uuid {
     #[cfg(test)]

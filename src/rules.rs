@@ -20,8 +20,6 @@ pub enum Rule {
     FloorEachBorder,
     /// An idle or new partition is not read in epoch `k + 1` before the mark of border `k`.
     FloorWait,
-    /// A partition that was idle stays so until a record is read, even when records wait.
-    IdleExcludedStays,
     /// A starting run claims the next number in the log.
     Takeover,
     /// After its takeover put a run lists again.
@@ -70,6 +68,42 @@ pub enum Rule {
     EmptyAtCheckpoint,
     /// An epoch's rows are sorted.
     Consolidate,
+}
+
+#[cfg(test)]
+impl Rule {
+    /// All of them.
+    pub(crate) const ALL: [Self; 29] = [
+        Self::LogBeforeEffects,
+        Self::WDecidesEpoch,
+        Self::FloorsLogged,
+        Self::FloorEachBorder,
+        Self::FloorWait,
+        Self::Takeover,
+        Self::ClaimRelist,
+        Self::Nonce,
+        Self::TakeoverKept,
+        Self::ManifestAfterSinks,
+        Self::ObjectNames,
+        Self::CheckpointLogged,
+        Self::Shards,
+        Self::SkipCommitted,
+        Self::EpochInTxn,
+        Self::GuardedCommit,
+        Self::GuardedTakeover,
+        Self::RetryIsSuccess,
+        Self::InitFences,
+        Self::InitBeforeRead,
+        Self::Reinit,
+        Self::Reread,
+        Self::FinalOnce,
+        Self::PutIfAbsent,
+        Self::LinesLock,
+        Self::LinesRecheck,
+        Self::LinesCut,
+        Self::EmptyAtCheckpoint,
+        Self::Consolidate,
+    ];
 }
 
 /// Whether `rule` is kept.

@@ -53,6 +53,9 @@ pub fn give_up_line() {
 
 /// Writes one message to standard error.
 pub fn message(text: fmt::Arguments<'_>) {
+    if crate::host::is_simulated() {
+        return;
+    }
     let _pause = pause();
     put(format!("{text}\n").as_bytes());
 }

@@ -134,8 +134,7 @@ impl Audit {
     /// When a record has no fate, or two: the epoch must not be committed.
     pub fn release(&mut self) -> Result<Option<Epoch>, LedgerError> {
         let mut released = None;
-        while (self.durable.is_some_and(|durable| self.next <= durable)
-            || !rules::on(Rule::LogBeforeEffects))
+        while self.is_recorded()
             && let Some(first) = self.open.first_entry()
             && *first.key() == self.next
             && first.get().accounts == self.workers
@@ -152,6 +151,15 @@ impl Audit {
             self.next = self.next.next();
         }
         Ok(released)
+    }
+
+    /// Whether the next epoch is in the log.
+    fn is_recorded(&self) -> bool {
+        if rules::on(Rule::LogBeforeEffects) {
+            return self.durable.is_some_and(|durable| self.next <= durable);
+        }
+        let next = self.open.get(&self.next);
+        next.is_some_and(|open| open.read.is_some())
     }
 
     /// The fates of this run's records up to each checkpoint that was released since it was asked

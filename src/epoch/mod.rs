@@ -46,6 +46,15 @@ pub struct PartitionReport {
     pub has_backlog: bool,
 }
 
+impl PartitionReport {
+    /// Whether the border watermark becomes the partition's floor: it may have passed a partition
+    /// that had no say in it, and records may follow in this run or a later one. For one that had
+    /// a say this changes nothing.
+    pub fn gets_floor(&self) -> bool {
+        self.standing != Standing::Active
+    }
+}
+
 /// Whether a partition has a say in the border watermark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {

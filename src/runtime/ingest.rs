@@ -270,11 +270,7 @@ impl<R> Ingest<R> {
             inbox,
             rest: None,
             watermark: PartitionWatermark::resume(self.options.wait, max_event, floor),
-            // An input that ended may have grown since.
-            standing: match standing {
-                Standing::Ended => Standing::Active,
-                standing => standing,
-            },
+            standing: taken_up(standing),
             epoch_from: offset,
             position: offset,
             gaps: 0,
@@ -293,18 +289,16 @@ impl<R> Ingest<R> {
         self.marked
     }
 
-    /// The mark of the next border has come: idle partitions get its watermark as their floor.
+    /// The mark of the next border has come: partitions without a say in its watermark get it
+    /// as their floor.
     pub fn take_mark(&mut self, entry: &EpochEntry) {
         debug_assert_eq!(entry.epoch, self.marked, "marks come in order");
-        let idle = entry
-            .partitions
-            .iter()
-            .filter(|row| row.standing == Standing::Idle);
-        let idle: BTreeSet<PartitionId> = idle.map(|row| row.partition).collect();
+        let rows = entry.partitions.iter().filter(|row| row.gets_floor());
+        let without_say: BTreeSet<PartitionId> = rows.map(|row| row.partition).collect();
         for lane in self
             .lanes
             .iter_mut()
-            .filter(|lane| idle.contains(&lane.partition.id))
+            .filter(|lane| without_say.contains(&lane.partition.id))
         {
             if lane.watermark.floor() > EventTime::MIN && !rules::on(Rule::FloorEachBorder) {
                 continue;
@@ -378,7 +372,7 @@ impl<R> Ingest<R> {
             lane.check_watermark(row)?;
         }
         for (lane, row) in self.lanes.iter_mut().zip(&rows) {
-            lane.standing = row.map_or(lane.standing, |row| row.standing);
+            lane.standing = row.map_or(lane.standing, |row| taken_up(row.standing));
             (lane.epoch_from, lane.gaps, lane.read) = (lane.position, 0, 0);
         }
         self.recorded = None;
@@ -574,6 +568,15 @@ impl<R> Ingest<R> {
     }
 }
 
+/// The standing of a partition that another run has left so: an input that had ended may have grown
+/// since, and only its own reader knows.
+const fn taken_up(standing: Standing) -> Standing {
+    match standing {
+        Standing::Ended => Standing::Active,
+        standing => standing,
+    }
+}
+
 fn elapsed(since: Instant) -> Duration {
     host::now().saturating_duration_since(since)
 }
@@ -586,8 +589,6 @@ fn close_lane(lane: &mut Lane, idle_after: Duration) -> PartitionReport {
         } else if lane.is_silent(&state, idle_after) {
             lane.standing = Standing::Idle;
         }
-    } else if lane.standing == Standing::Idle && !rules::on(Rule::IdleExcludedStays) {
-        lane.standing = Standing::Active;
     }
     // Unknown until the reader has found out where it begins.
     let known = lane.position.or(state.start);
@@ -679,5 +680,95 @@ impl<R> BatchWork<'_, R> {
             effect,
             value: letter,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::{Feed, feed};
+
+    /// A worker that reads partition 0, and what it reads from.
+    fn reading() -> (Ingest<()>, Feed) {
+        let options = IngestOptions {
+            topic: "test".to_owned(),
+            wait: Span::ZERO,
+            grain: Span(1),
+            idle_after: Duration::ZERO,
+            max_ahead: Span::minutes(5),
+            alignment: Span::minutes(5),
+            discovers: false,
+            started_at: EventTime(0),
+        };
+        let partition = Partition {
+            id: PartitionId(0),
+            name: "p0".to_owned(),
+        };
+        let resume = Resume::fresh([partition.clone()], EventTime(0));
+        let decode: DecodeFn<()> = Box::new(|_| Ok(Decoded::Skip));
+        let mut ingest = Ingest::new(0, options, decode, &resume);
+        let (feed, inbox) = feed(|| ());
+        ingest.add_partition(Position::start(partition), inbox);
+        (ingest, feed)
+    }
+
+    /// Epoch 0 as it is recorded when the partition had ended without a record.
+    fn ended_empty(watermark: i64) -> EpochEntry {
+        let row = PartitionReport {
+            partition: PartitionId(0),
+            is_located: false,
+            from: Offset(0),
+            to: Offset(0),
+            gaps: 0,
+            max_event: EventTime::MIN,
+            read: 0,
+            watermark: EventTime::MIN,
+            own_watermark: EventTime::MIN,
+            standing: Standing::Ended,
+            has_backlog: false,
+        };
+        EpochEntry {
+            epoch: Epoch(0),
+            opened_at: EventTime(0),
+            partitions: vec![row],
+            found: Vec::new(),
+            watermark: EventTime(watermark),
+            proved: EventTime::MIN,
+            proved_but_ended: EventTime::MIN,
+            before_clock: EventTime::MIN,
+            is_checkpoint: false,
+            is_full: false,
+            ending: None,
+            dims: None,
+        }
+    }
+
+    #[test]
+    fn what_had_ended_in_another_run_may_go_on_in_this_one() {
+        let (mut ingest, feed) = reading();
+        let entry = Rc::new(ended_empty(90));
+        ingest.replay(Rc::clone(&entry));
+        assert!(ingest.close_recorded(EventTime(0)).unwrap());
+        ingest.take_mark(&entry);
+        let report = ingest.close(EventTime(0), false);
+        assert_eq!(report.partitions[0].standing, Standing::Active);
+        feed.end();
+        ingest.take_mark(&EpochEntry {
+            epoch: Epoch(1),
+            ..ended_empty(90)
+        });
+        let report = ingest.close(EventTime(0), false);
+        assert_eq!(report.partitions[0].standing, Standing::Ended);
+    }
+
+    #[test]
+    fn a_partition_that_ended_empty_gets_a_floor() {
+        let (mut ingest, feed) = reading();
+        feed.end();
+        let report = ingest.close(EventTime(0), false);
+        assert_eq!(report.partitions[0].standing, Standing::Ended);
+        ingest.take_mark(&ended_empty(90));
+        let report = ingest.close(EventTime(0), false);
+        assert_eq!(report.partitions[0].watermark, EventTime(90));
     }
 }

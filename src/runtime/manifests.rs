@@ -278,7 +278,7 @@ fn follow_row(state: &mut PartitionState, row: &PartitionReport, watermark: Even
     if row.watermark > row.own_watermark {
         state.floor = state.floor.max(row.watermark);
     }
-    if row.standing == Standing::Idle {
+    if row.gets_floor() {
         state.floor = state.floor.max(watermark);
     }
 }

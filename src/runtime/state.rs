@@ -216,6 +216,7 @@ fn check_job(
     for (sink, shards) in &setting.shards {
         if let Some(theirs) = job.shards.get(sink)
             && theirs != shards
+            && rules::on(Rule::Shards)
         {
             differences.push(format!("{sink}: {theirs} shards, now {shards}"));
         }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::check::check;
 use super::machine;
-use super::run::{Outcome, Run};
+use super::run::{Cause, Outcome, Run, Until};
 use super::world::{Kind, World, set_world, world};
 
 /// Nothing that still works needs so many steps.
-const LONGEST: usize = 1_000_000;
+const LONGEST: usize = 200_000;
 /// Runs that were left behind go on for so many steps after the end.
 const AFTERMATH: usize = 3000;
 
@@ -71,7 +71,7 @@ impl Execution {
             left,
             until: soon(),
             started: 1,
-            current: Run::start(0, workers(), left == 0),
+            current: Run::start(0, workers(), until(left)),
             zombies: Vec::new(),
             busy: world(|world| world.chance.of(&[0.1, 0.35, 0.7])),
         }
@@ -134,8 +134,7 @@ impl Execution {
             return;
         }
         self.until = self.step + soon();
-        let drains = self.left == 0 || world(|world| world.chance.is(0.3));
-        let next = self.next(drains);
+        let next = self.next();
         let last = std::mem::replace(&mut self.current, next);
         if last.is_alive() {
             self.leave(last);
@@ -156,9 +155,9 @@ impl Execution {
         self.zombies.push(run);
     }
 
-    fn next(&mut self, drains: bool) -> Run {
+    fn next(&mut self) -> Run {
         self.started += 1;
-        Run::start(self.started - 1, workers(), drains)
+        Run::start(self.started - 1, workers(), until(self.left))
     }
 
     /// A run that was left behind does something.
@@ -169,10 +168,8 @@ impl Execution {
             zombie.step();
         }
         first_flaw()?;
-        if let Some(Outcome::Failed {
-            is_defect: true,
-            why,
-        }) = zombie.outcome()
+        if let Some(Outcome::Failed { cause, why }) = zombie.outcome()
+            && cause == Cause::Defect
         {
             return Err(format!("a run that was left behind has failed: {why}"));
         }
@@ -195,18 +192,23 @@ impl Execution {
         world(|world| world.note(|| format!("run {number} has ended: {outcome:?}")));
         match outcome {
             Outcome::Done => {
-                if self.left == 0 && run.drains {
+                if self.left == 0 && world(|world| world.is_drained()) {
                     return Ok(true);
                 }
             }
-            Outcome::Failed { is_defect, why } => {
-                if is_defect || run.is_newest() || !run.has_claimed() {
+            Outcome::Failed { cause, why } => {
+                let is_excused = match cause {
+                    Cause::Defect => false,
+                    Cause::Outage => true,
+                    Cause::Refusal => run.has_claimed() && !run.is_newest(),
+                };
+                if !is_excused {
                     return Err(format!("the newest run has stopped: {why}"));
                 }
             }
         }
         if self.left == 0 {
-            self.current = self.next(true);
+            self.current = self.next();
         }
         Ok(false)
     }
@@ -216,13 +218,24 @@ fn first_flaw() -> Result<(), String> {
     world(|world| world.flaw.take()).map_or(Ok(()), Err)
 }
 
+/// What the next run is told of the input's end, when so many are to be ended before their time.
+fn until(left: usize) -> Until {
+    let part = world(|world| world.chance.part());
+    match part {
+        _ if left == 0 => Until::Drained,
+        ..0.3 => Until::Drained,
+        ..0.45 => Until::End,
+        _ => Until::Forever,
+    }
+}
+
 fn workers() -> usize {
     world(|world| world.chance.between(1, 3)) as usize
 }
 
 fn soon() -> usize {
     world(|world| {
-        let most = world.chance.of(&[60, 300, 1500, 7000]);
+        let most = world.chance.of(&[10, 60, 300, 1500, 7000]);
         1 + world.chance.below(most)
     })
 }

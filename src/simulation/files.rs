@@ -91,7 +91,8 @@ impl FilePlace for SimulatedPlace {
     }
 }
 
-fn factory(shards: u32) -> FilesFactory {
+/// What publishes files there.
+pub(super) fn factory(shards: u32) -> FilesFactory {
     let place = Place::Folder(PathBuf::from("simulated"));
     FilesFactory::new(place, Format::Csv, shards, std::time::Duration::ZERO)
 }

@@ -34,8 +34,6 @@ struct Killed;
 
 /// A simulated thread.
 pub(super) struct Task {
-    /// The run that it belongs to.
-    pub(super) run: usize,
     /// The worker that it belongs to, as far as crashes are concerned.
     pub(super) worker: usize,
     coroutine: Option<Coroutine<Life, (), ()>>,
@@ -251,7 +249,6 @@ impl Task {
             inner.timers.take();
         });
         Self {
-            run,
             worker,
             coroutine: Some(coroutine),
             place,

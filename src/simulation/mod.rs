@@ -16,10 +16,12 @@
 //! | `pipeline`, `rows` | what is run, and what comes out |
 //! | `run`, `execution` | one run; runs that follow and disturb each other |
 //! | `oracle`, `check` | what must have come out, and whether it has |
+//! | `tests`, `directed` | executions in numbers; rules that chance rarely hits |
 //! | `rules` | rules of the protocol that are switched off |
 
 mod chance;
 mod check;
+mod directed;
 mod execution;
 mod files;
 mod lines;
@@ -33,7 +35,6 @@ mod sinks;
 mod source;
 mod storage;
 mod table;
-#[cfg(test)]
 mod tests;
 mod topic;
 mod trace;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::rows::{ItemRow, WindowKey, WindowRow};
 use super::world::{Item, Shape, World};
-use crate::epoch::{Ending, EpochEntry, Standing};
+use crate::epoch::{Ending, EpochEntry, PartitionReport, Standing};
 use crate::state::{LogItem, Manifest};
 
 /// Before everything, after everything.
@@ -35,7 +35,7 @@ pub(super) struct Oracle {
     shown: BTreeMap<WindowKey, (i64, i64)>,
     places: BTreeMap<usize, Place>,
     watermark: i64,
-    /// Whether anything but the input had a say.
+    /// Whether a floor had a say in the effect time of any record.
     has_floors: bool,
 }
 
@@ -54,13 +54,16 @@ const START: Place = Place {
 };
 
 impl Place {
-    fn watermark(&self, wait: i64) -> i64 {
-        let own = if self.largest == NEVER {
+    fn own(&self, wait: i64) -> i64 {
+        if self.largest == NEVER {
             NEVER
         } else {
             self.largest - wait
-        };
-        own.max(self.floor)
+        }
+    }
+
+    fn watermark(&self, wait: i64) -> i64 {
+        self.own(wait).max(self.floor)
     }
 }
 
@@ -165,6 +168,7 @@ impl Oracle {
             .get_mut(&partition)
             .ok_or("an unknown partition")?;
         let effect = item.time.max(place.watermark(shape.wait));
+        self.has_floors |= effect > item.time.max(place.own(shape.wait));
         place.largest = place.largest.max(item.time);
         place.offset = offset + 1;
         self.items.push((
@@ -262,16 +266,12 @@ impl Oracle {
             }
         }
         self.watermark = now;
-        let is_idle = |row: &&crate::epoch::PartitionReport| row.standing == Standing::Idle;
-        let idle = entry
-            .partitions
-            .iter()
-            .filter(is_idle)
-            .map(|row| row.partition);
-        for partition in idle.chain(entry.found.iter().map(|found| found.id)) {
+        let has_no_say = |row: &&PartitionReport| row.standing != Standing::Active;
+        let rows = entry.partitions.iter().filter(has_no_say);
+        let without_say = rows.map(|row| row.partition);
+        for partition in without_say.chain(entry.found.iter().map(|found| found.id)) {
             let place = self.places.entry(partition.0 as usize).or_insert(START);
             place.floor = place.floor.max(now);
-            self.has_floors |= entry.ending != Some(Ending::Drained);
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::runtime::ingest::IngestOptions;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::state::StateOptions;
 use crate::runtime::{RunError, RunOptions, run};
-use crate::sink::SinkFactory;
+use crate::sink::{SinkError, SinkFactory};
 use crate::state::Starter;
 use crate::state::retention::History;
 use crate::time::{EventTime, Span};
@@ -33,18 +33,37 @@ pub(super) enum Outcome {
     /// Of its own accord.
     Done,
     Failed {
-        /// Whether it is a defect in any case.
-        is_defect: bool,
+        cause: Cause,
         why: String,
     },
+}
+
+/// What a failure means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// A defect in any case.
+    Defect,
+    /// The storage is out of reach: may happen to any run.
+    Outage,
+    /// Only a run that is not the newest one may fail so.
+    Refusal,
+}
+
+/// What is known of the input's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// It has none.
+    Forever,
+    /// What is there when the run begins is read, and windows stay open.
+    End,
+    /// It is complete once all of it is there.
+    Drained,
 }
 
 /// See the module.
 pub(super) struct Run {
     /// Its number in the execution.
     pub(super) number: usize,
-    /// Whether the input's end is declared to it.
-    pub(super) drains: bool,
     nonce: Uuid,
     notices: Notices,
     tasks: Vec<Task>,
@@ -55,23 +74,22 @@ pub(super) struct Run {
 
 impl Run {
     /// Starts run number `number`.
-    pub(super) fn start(number: usize, workers: usize, drains: bool) -> Self {
+    pub(super) fn start(number: usize, workers: usize, until: Until) -> Self {
         let nonce = Uuid::from_u128(number as u128 + 1);
         let notices = Notices::default();
         let outcome: Rc<RefCell<Option<Outcome>>> = Rc::default();
         let (sent, told) = (Rc::clone(&outcome), notices.clone());
         let main = Task::new(number, 0, move || {
-            let options = options(nonce, workers, drains, told.clone());
+            let options = options(nonce, workers, until, told.clone());
             machine::spawn(None, move || discover(&told));
             let ended = run(options);
             *sent.borrow_mut() = Some(ended.map_or_else(Outcome::of, |_| Outcome::Done));
         });
         world(|world| {
-            world.note(|| format!("run {number} starts: {workers} workers, drains: {drains}"));
+            world.note(|| format!("run {number} starts: {workers} workers, {until:?}"));
         });
         Self {
             number,
-            drains,
             nonce,
             notices,
             tasks: vec![main],
@@ -141,13 +159,21 @@ impl Run {
 impl Outcome {
     fn of(error: RunError) -> Self {
         Self::Failed {
-            is_defect: matches!(error, RunError::Ledger(_) | RunError::Worker(_)),
+            cause: match error {
+                RunError::Ledger(_) | RunError::Worker(_) => Cause::Defect,
+                RunError::State(_) => Cause::Outage,
+                RunError::Sink {
+                    error: SinkError::Unreachable { .. },
+                    ..
+                } => Cause::Outage,
+                _ => Cause::Refusal,
+            },
             why: error.to_string(),
         }
     }
 }
 
-fn options(nonce: Uuid, workers: usize, drains: bool, notices: Notices) -> RunOptions {
+fn options(nonce: Uuid, workers: usize, until: Until, notices: Notices) -> RunOptions {
     let shape = world(|world| world.shape.clone());
     let targets = targets(workers).into_iter().map(|target| {
         let output = target.kind.output().to_owned();
@@ -158,7 +184,7 @@ fn options(nonce: Uuid, workers: usize, drains: bool, notices: Notices) -> RunOp
     RunOptions {
         pipeline: Arc::new(Sums),
         source: Arc::new(SimulatedSource {
-            ends: drains,
+            until,
             notices: notices.clone(),
         }),
         sinks: targets.collect(),
@@ -167,8 +193,8 @@ fn options(nonce: Uuid, workers: usize, drains: bool, notices: Notices) -> RunOp
         epoch: Duration::from_millis(shape.epoch_ms),
         checkpoint: Duration::from_millis(shape.checkpoint_ms),
         close_on_idle: shape.closes_on_idle,
-        ends: drains,
-        drain: drains,
+        ends: until != Until::Forever,
+        drain: until == Until::Drained,
         dims_refresh: None,
         run_label: String::new(),
         state: Some(state(&shape, nonce)),

@@ -45,7 +45,11 @@ pub(super) fn targets(workers: usize) -> Vec<Target> {
 
 impl SinkFactory for Target {
     fn identity(&self) -> String {
-        format!("{:?}-{}", self.kind, self.sink)
+        match self.kind {
+            // Whose output it is, is marked under the name that its own factory gives it.
+            Kind::WindowFiles | Kind::RowFiles => files::factory(self.count).identity(),
+            kind => format!("{kind:?}-{}", self.sink),
+        }
     }
 
     fn guarantee(&self) -> Guarantee {

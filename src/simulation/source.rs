@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::machine::{pause, spawn};
 use super::pipeline::encode;
+use super::run::Until;
 use super::world::{World, world};
 use crate::runtime::control::{Notice, Notices};
 use crate::source::{Assignment, Partition, RawBatch, RawRecord, Reader, Source, SourceError};
@@ -13,8 +14,7 @@ use crate::time::Offset;
 
 /// See the module.
 pub(super) struct SimulatedSource {
-    /// Whether the end of the input is declared to this run.
-    pub(super) ends: bool,
+    pub(super) until: Until,
     pub(super) notices: Notices,
 }
 
@@ -34,13 +34,13 @@ impl Source for SimulatedSource {
             is_dropped: Arc::default(),
         };
         let (assigned, is_dropped) = (Arc::clone(&reader.assigned), Arc::clone(&reader.is_dropped));
-        let (ends, notices) = (self.ends, self.notices.clone());
+        let (until, notices) = (self.until, self.notices.clone());
         spawn(None, move || {
             while !is_dropped.load(Ordering::Relaxed) {
                 pause();
                 let mut assigned = assigned.lock().expect("nobody panics here");
                 if let Some(at) = world(|world| choose(world, assigned.len())) {
-                    assigned[at].turn(ends, &notices);
+                    assigned[at].turn(until, &notices);
                 }
             }
         });
@@ -77,11 +77,13 @@ struct SimulatedReader {
 impl Reader for SimulatedReader {
     fn assign(&mut self, assignment: Assignment) {
         let next = assignment.from.unwrap_or_default().0 as usize;
+        let partition = assignment.partition.id.0 as usize;
         assignment.feed.begin(Offset(next as u64));
         let mut assigned = self.assigned.lock().expect("nobody panics here");
         assigned.push(Assigned {
             assignment,
             next,
+            there: world(|world| world.available[partition]),
             has_ended: false,
         });
     }
@@ -97,16 +99,21 @@ impl Drop for SimulatedReader {
 struct Assigned {
     assignment: Assignment,
     next: usize,
+    /// How many records were there when the run began to read it.
+    there: usize,
     has_ended: bool,
 }
 
 impl Assigned {
     /// Delivers something, or says that nothing is there.
-    fn turn(&mut self, ends: bool, notices: &Notices) {
+    fn turn(&mut self, until: Until, notices: &Notices) {
         let partition = self.assignment.partition.id.0 as usize;
         let feed = &self.assignment.feed;
         let (batch, next) = world(|world| {
-            let available = world.available[partition];
+            let available = match until {
+                Until::End => self.there,
+                Until::Forever | Until::Drained => world.available[partition],
+            };
             if self.next >= available || world.chance.is(0.3) {
                 return (None, available);
             }
@@ -123,7 +130,11 @@ impl Assigned {
                 feed.push(batch);
             }
             None if self.next < next || self.has_ended => {}
-            None if ends && world(|world| world.is_complete()) => {
+            None if until == Until::End => {
+                self.has_ended = true;
+                feed.end();
+            }
+            None if until == Until::Drained && world(|world| world.is_complete()) => {
                 // Whoever hears of the end has heard of all partitions before.
                 notices.send(Notice::Found(world(|world| world.partitions())));
                 self.has_ended = true;

@@ -9,6 +9,18 @@ use crate::state::{LogObject, Put, Storage, StorageError};
 /// The storage as a run sees it.
 pub(super) struct SimulatedStorage;
 
+/// Lets others go first; then the storage may be out of reach, for longer than a run waits.
+fn reach() -> Result<(), StorageError> {
+    pause();
+    if world(|world| world.chance.is(world.shape.outage)) {
+        return Err(StorageError::Unreachable {
+            target: "simulated".to_owned(),
+            reason: "an outage".to_owned(),
+        });
+    }
+    Ok(())
+}
+
 impl Storage for SimulatedStorage {
     fn name(&self) -> String {
         "simulated".to_owned()
@@ -16,7 +28,7 @@ impl Storage for SimulatedStorage {
 
     fn put(&self, name: &str, bytes: &[u8]) -> Result<Put, StorageError> {
         loop {
-            pause();
+            reach()?;
             let (request_lost, answer_lost) = world(World::losses);
             if request_lost {
                 continue;
@@ -29,12 +41,12 @@ impl Storage for SimulatedStorage {
     }
 
     fn get(&self, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
-        pause();
+        reach()?;
         Ok(world(|world| world.objects.get(name).cloned()))
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
-        pause();
+        reach()?;
         Ok(world(|world| {
             let names = world.objects.range(prefix.to_owned()..);
             let names = names.map(|(name, _)| name);
@@ -46,7 +58,7 @@ impl Storage for SimulatedStorage {
     }
 
     fn delete(&self, name: &str) -> Result<(), StorageError> {
-        pause();
+        reach()?;
         world(|world| {
             if world.objects.remove(name).is_some() {
                 world.note(|| format!("deleted {name}"));

@@ -11,8 +11,8 @@ use super::lines::LinesWorld;
 use super::table::TableWorld;
 use super::topic::TopicWorld;
 use crate::source::Partition;
-use crate::state::LogObject;
 use crate::state::log::{object_name, object_number};
+use crate::state::{LogItem, LogObject};
 use crate::time::PartitionId;
 
 /// A record of the input.
@@ -61,6 +61,8 @@ pub(super) struct Shape {
     pub(super) alignment: i64,
     /// How often a request or its answer is lost.
     pub(super) loss: f64,
+    /// How often storage cannot be reached for good, which ends a run.
+    pub(super) outage: f64,
     pub(super) epoch_ms: u64,
     pub(super) checkpoint_ms: u64,
     /// How far the clock may move with a step.
@@ -90,6 +92,7 @@ impl Shape {
             idle_after_ms: chance.of(&[0, 5]),
             alignment: chance.of(&[100_000, 100_000, 150]),
             loss: chance.of(&[0.0, 0.1, 0.3]),
+            outage: chance.of(&[0.0, 0.0, 0.001]),
             epoch_ms: chance.of(&[1, 5, 20]),
             checkpoint_ms: chance.of(&[1, 15, 60]),
             pace_us: chance.of(&[20, 100, 400]),
@@ -204,6 +207,18 @@ impl World {
         let numbers = self.objects.keys().filter_map(|name| object_number(name));
         let bytes = &self.objects[&object_name(numbers.max()?)];
         LogObject::parse(bytes).ok()
+    }
+
+    /// Whether all input is read, committed and declared complete.
+    pub(super) fn is_drained(&self) -> bool {
+        let items = self.log.values().flatten().flat_map(|object| &object.items);
+        let mut manifests = items.filter_map(|item| match item {
+            LogItem::Manifest(manifest) => Some(manifest),
+            _ => None,
+        });
+        manifests
+            .next_back()
+            .is_some_and(|manifest| manifest.is_drained)
     }
 
     /// The partitions that can be found now.
