@@ -7,12 +7,12 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::path::Path as Key;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use uuid::Uuid;
 
 use super::commit::claim::FilePlace;
 use super::files::{Store, taken};
@@ -54,14 +54,7 @@ impl Bucket {
 
     /// The store of a sink, with a folder of its own for files that are being written.
     pub(super) fn into_store(self, context: SinkContext) -> Result<BucketStore, SinkError> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = format!("{STAGING}{}-{number}", std::process::id());
-        let parent = std::env::temp_dir();
-        sweep(&parent);
-        let staging = parent.join(folder);
-        let lock = Lock::acquire(&staging.with_extension("lock"), &staging)?;
-        fs::create_dir_all(&staging).map_err(|error| SinkError::io(staging.display(), &error))?;
+        let (staging, lock) = claim_staging(&std::env::temp_dir())?;
         Ok(BucketStore {
             bucket: self,
             staging,
@@ -246,6 +239,22 @@ impl From<Error> for PutError {
     }
 }
 
+/// A new folder in `parent` for files that are being written, and the lock beside it.
+fn claim_staging(parent: &Path) -> Result<(PathBuf, Lock), SinkError> {
+    sweep(parent);
+    let staging = parent.join(format!("{STAGING}{}", Uuid::new_v4().simple()));
+    let path = staging.with_extension("lock");
+    let lock = loop {
+        match Lock::try_acquire(&path, "")? {
+            Ok(lock) => break lock,
+            // The sweep of another start has found the file before it was locked: it lets go.
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    fs::create_dir_all(&staging).map_err(|error| SinkError::io(staging.display(), &error))?;
+    Ok((staging, lock))
+}
+
 /// Removes the folders that killed processes have left in `parent`: nobody has their locks.
 fn sweep(parent: &Path) {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
@@ -357,5 +366,23 @@ mod tests {
         assert!(!path(left).exists() && !path(left).with_extension("lock").exists());
         assert!(path(used).join("w.tmp").exists() && path(other).join("w.tmp").exists());
         drop(held);
+    }
+
+    #[test]
+    fn starts_at_the_same_time_do_not_take_each_others_folders() {
+        let parent = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let (staging, lock) = claim_staging(parent.path()).unwrap();
+                        fs::write(staging.join("w.tmp"), "x").unwrap();
+                        sweep(parent.path());
+                        assert!(staging.join("w.tmp").exists());
+                        drop(lock);
+                    }
+                });
+            }
+        });
     }
 }
