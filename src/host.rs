@@ -140,7 +140,7 @@ pub fn execute<T: Send + 'static>(
 ) -> Result<Vec<T>, String> {
     #[cfg(test)]
     if simulated::is_on() {
-        return simulated::execute(workers, body);
+        return Ok(simulated::execute(workers, body));
     }
     let config = if workers == 1 {
         timely::Config::thread()
