@@ -145,7 +145,7 @@ pub fn execute<T: Send + 'static>(
 ) -> Result<Vec<T>, String> {
     #[cfg(test)]
     if simulated::is_on() {
-        return simulated::execute(workers, body);
+        return Ok(simulated::execute(workers, body));
     }
     let config = timely::Config {
         communication: match workers {

@@ -8,6 +8,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic::resume_unwind;
 use std::rc::Rc;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use corosensei::stack::DefaultStack;
@@ -175,7 +176,7 @@ pub(crate) fn activate_after(activator: &Activator, wait: Duration) {
 pub(crate) fn execute<T: 'static>(
     workers: usize,
     body: impl Fn(&mut Worker) -> T + 'static,
-) -> Result<Vec<T>, String> {
+) -> Vec<T> {
     let body = Rc::new(body);
     let results: Rc<RefCell<Vec<Option<T>>>> = Rc::default();
     results.borrow_mut().resize_with(workers, || None);
@@ -191,7 +192,7 @@ pub(crate) fn execute<T: 'static>(
     while results.borrow().iter().any(Option::is_none) {
         pause();
     }
-    Ok(results.take().into_iter().flatten().collect())
+    results.take().into_iter().flatten().collect()
 }
 
 /// Moves what is built on one thread, and used on no other after that.
@@ -203,7 +204,9 @@ unsafe impl<T> Send for Moved<T> {}
 /// them, so that takes threads; these only build.
 fn allocators(workers: usize) -> Vec<Allocator> {
     if workers == 1 {
-        return vec![Allocator::Thread(Default::default())];
+        return vec![Allocator::Thread(
+            timely::communication::allocator::Thread::default(),
+        )];
     }
     let refill = timely::communication::allocator::zero_copy::bytes_slab::BytesRefill {
         logic: std::sync::Arc::new(|size| Box::new(vec![0_u8; size])),
@@ -216,7 +219,7 @@ fn allocators(workers: usize) -> Vec<Allocator> {
             .into_iter()
             .map(|builder| scope.spawn(move || build(builder)))
             .collect();
-        let built = threads.into_iter().map(|thread| thread.join());
+        let built = threads.into_iter().map(ScopedJoinHandle::join);
         built.map(|moved| moved.expect("it builds").0).collect()
     })
 }

@@ -161,8 +161,8 @@ impl Outcome {
         Self::Failed {
             cause: match error {
                 RunError::Ledger(_) | RunError::Worker(_) => Cause::Defect,
-                RunError::State(_) => Cause::Outage,
-                RunError::Sink {
+                RunError::State(_)
+                | RunError::Sink {
                     error: SinkError::Unreachable { .. },
                     ..
                 } => Cause::Outage,

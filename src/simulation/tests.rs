@@ -31,7 +31,14 @@ fn rule_off() -> Vec<Rule> {
 /// Ends the test with the story of an execution that has failed.
 fn tell(seed: u64, flaw: &str) -> ! {
     let trace = execute(seed, true).trace.join("\n");
-    panic!("{trace}\n{flaw}\nagain: HIGHWATER_SIMULATION_SEED={seed} HIGHWATER_SIMULATIONS=1");
+    let off = match rule_off().first() {
+        Some(rule) => format!(" HIGHWATER_SIMULATION_OFF={rule:?}"),
+        None => String::new(),
+    };
+    panic!(
+        "{trace}\n{flaw}\nagain: HIGHWATER_SIMULATION_SEED={seed} HIGHWATER_SIMULATIONS=1{off} \
+         cargo test --profile dev-fast -p highwater --lib simulation::tests::random"
+    );
 }
 
 #[test]

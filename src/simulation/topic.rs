@@ -106,7 +106,7 @@ impl Transactions for Producers {
             self.brokers(|world, topic| {
                 world
                     .note(|| format!("topic {sink} shard {shard} epoch {epoch} {:?}", staged.rows));
-                let rows = staged.rows.iter().cloned();
+                let rows = staged.rows.iter().copied();
                 topic.visible.extend(rows.map(|row| (epoch, shard, row)));
             });
         }
