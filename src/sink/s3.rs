@@ -55,13 +55,9 @@ impl Bucket {
     /// The store of a sink, with a folder of its own for files that are being written.
     pub(super) fn into_store(self, context: SinkContext) -> Result<BucketStore, SinkError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = format!("{STAGING}{}-{number}", std::process::id());
         let parent = std::env::temp_dir();
         sweep(&parent);
-        let staging = parent.join(folder);
-        let lock = Lock::acquire(&staging.with_extension("lock"), &staging)?;
-        fs::create_dir_all(&staging).map_err(|error| SinkError::io(staging.display(), &error))?;
+        let (staging, lock) = stage(&parent, &NEXT)?;
         Ok(BucketStore {
             bucket: self,
             staging,
@@ -246,13 +242,27 @@ impl From<Error> for PutError {
     }
 }
 
+/// Makes a folder in `parent` for files that are being written, with the next of `numbers` whose
+/// lock is free: another sink may just be looking whether the folder was left behind.
+fn stage(parent: &Path, numbers: &AtomicU64) -> Result<(PathBuf, Lock), SinkError> {
+    loop {
+        let number = numbers.fetch_add(1, Ordering::Relaxed);
+        let staging = parent.join(format!("{STAGING}{}-{number}", std::process::id()));
+        if let Ok(lock) = Lock::try_acquire(&staging.with_extension("lock"), "")? {
+            fs::create_dir_all(&staging)
+                .map_err(|error| SinkError::io(staging.display(), &error))?;
+            return Ok((staging, lock));
+        }
+    }
+}
+
 /// Removes the folders that killed processes have left in `parent`: nobody has their locks.
 fn sweep(parent: &Path) {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     for lock in entries.map(|entry| entry.path()) {
         let name = lock.file_name().unwrap_or_default().to_string_lossy();
         let is_lock = name.starts_with(STAGING) && lock.extension().is_some_and(|it| it == "lock");
-        if is_lock && let Ok(Ok(_held)) = Lock::try_acquire(&lock, "") {
+        if is_lock && let Some(_held) = Lock::try_abandoned(&lock) {
             // What cannot be removed now is left to another start.
             let _ = fs::remove_dir_all(lock.with_extension(""));
         }
@@ -357,5 +367,21 @@ mod tests {
         assert!(!path(left).exists() && !path(left).with_extension("lock").exists());
         assert!(path(used).join("w.tmp").exists() && path(other).join("w.tmp").exists());
         drop(held);
+    }
+
+    #[test]
+    fn a_folder_whose_lock_another_sink_holds_for_a_moment_is_passed_over() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = |number: u64| {
+            let name = format!("{STAGING}{}-{number}", std::process::id());
+            parent.path().join(name)
+        };
+        let first = path(0).with_extension("lock");
+        fs::write(&first, "").unwrap();
+        let swept = Lock::try_abandoned(&first).unwrap();
+        let (staging, lock) = stage(parent.path(), &AtomicU64::new(0)).unwrap();
+        assert_eq!(staging, path(1));
+        assert!(staging.is_dir() && staging.with_extension("lock").exists());
+        drop((swept, lock));
     }
 }
