@@ -24,7 +24,6 @@ use super::value::grouped;
 use crate::runtime::RunError;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::replay::{ReplayOptions, replay};
-use crate::source::SourceError;
 use crate::state::replay::{Begun, Comparison, Difference, RowsDigest, begin};
 use crate::state::{JobRecord, Storage, StorageOptions, open};
 use crate::terminal;
@@ -37,15 +36,18 @@ const SHOWN: usize = 20;
 
 /// Runs `replay`.
 pub fn command(pipelines: Pipelines<'_>, matches: &ArgMatches) -> Outcome {
+    let epoch = |id| matches.get_one::<u64>(id).copied().map(Epoch);
+    let (from, until) = (epoch("from-epoch"), epoch("to-epoch"));
+    check_order(from, until)?;
     let uri = matches.get_one::<String>("uri").map_or("", String::as_str);
     let storage = StorageOptions {
         patience: Some(PATIENCE),
         ..StorageOptions::default()
     };
     let storage = open(uri, storage)?;
-    let epoch = |id| matches.get_one::<u64>(id).copied().map(Epoch);
-    let begun = begin(&*storage, epoch("from-epoch"))?;
+    let begun = begin(&*storage, from)?;
     let begun = begun.ok_or_else(|| super::state::nothing(&*storage))?;
+    check_kept(&begun, &*storage, until)?;
     let Job { options, settings } = job(pipelines, matches, &begun, Arc::clone(&storage))?;
     let quiet = matches.get_flag("quiet");
     // Dead letters were shown when the job ran.
@@ -72,15 +74,29 @@ pub fn command(pipelines: Pipelines<'_>, matches: &ArgMatches) -> Outcome {
     }
 }
 
-/// What can no longer be read as it was is a difference as well.
+/// The epochs that were asked for must be in their order.
+fn check_order(from: Option<Epoch>, until: Option<Epoch>) -> Result<(), CliError> {
+    match (from, until) {
+        (Some(from), Some(until)) if until < from => Err(CliError::Usage(format!(
+            "--to-epoch {until} lies before --from-epoch {from}: nothing would be compared"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// What was asked for must not end before the first epoch that can be run.
+fn check_kept(begun: &Begun, storage: &dyn Storage, until: Option<Epoch>) -> Result<(), CliError> {
+    let (place, first) = (storage.name(), first(begun));
+    match until {
+        Some(until) if until < first => Err(CliError::Refused(format!(
+            "{place}: epoch {until} is no longer kept: the first that can be run again is {first}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn failed(error: RunError) -> CliError {
     match &error {
-        RunError::Source(SourceError::Changed { partition, how }) => {
-            terminal::message(format_args!(
-                "difference: {partition}: the input is not what it was: {how}"
-            ));
-            CliError::Difference
-        }
         RunError::Source(_) => CliError::Failed(format!(
             "{error}\nthe job's input is needed as it was read: name it with --from, or begin later \
              with --from-epoch K where its beginning is gone"
@@ -292,14 +308,15 @@ fn text(storage: &dyn Storage, first: Epoch, comparison: &Comparison) -> String 
         [name.clone()].into_iter().chain(numbers).collect()
     }));
     text.push_str(&table(&rows));
-    let last = Epoch(comparison.next().0.saturating_sub(1));
+    let range =
+        last_run(first, comparison).map_or_else(String::new, |last| format!(", {first} to {last}"));
     let result = match comparison.count {
         0 => "equal".to_owned(),
         1 => "1 difference".to_owned(),
         count => format!("{} differences", grouped(count)),
     };
     text.push_str(&format!(
-        "{}: {result}; {} epochs, {first} to {last}\n",
+        "{}: {result}; {} epochs{range}\n",
         storage.name(),
         grouped(comparison.epochs)
     ));
@@ -310,6 +327,12 @@ fn text(storage: &dyn Storage, first: Epoch, comparison: &Comparison) -> String 
         ));
     }
     text
+}
+
+/// The last epoch that was run; `None`: none was.
+fn last_run(first: Epoch, comparison: &Comparison) -> Option<Epoch> {
+    let next = comparison.next();
+    (next > first).then(|| Epoch(next.0 - 1))
 }
 
 fn describe(difference: &Difference) -> String {
@@ -331,6 +354,9 @@ fn describe(difference: &Difference) -> String {
             recorded,
             replayed,
         } => format!("{partition} up to epoch {epoch}: recorded {recorded}; replayed {replayed}"),
+        Difference::Input { partition, how } => {
+            format!("{partition}: the input is not what it was: {how}; the replay ends here")
+        }
     }
 }
 
@@ -340,11 +366,82 @@ fn to_json(storage: &dyn Storage, job: &JobRecord, first: Epoch, comparison: &Co
         "state": storage.name(),
         "job": job.job,
         "first_epoch": first,
-        "last_epoch": comparison.next().0.checked_sub(1),
+        "last_epoch": last_run(first, comparison),
         "epochs": comparison.epochs,
         "unrecorded_epochs": comparison.unrecorded,
         "outputs": outputs,
         "difference_count": comparison.count,
         "differences": comparison.differences,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::replay::Recording;
+    use crate::state::testing::sample;
+
+    #[test]
+    fn epochs_in_the_wrong_order_are_refused() {
+        let check = |from: Option<u64>, until: Option<u64>| {
+            check_order(from.map(Epoch), until.map(Epoch)).map_err(|error| error.to_string())
+        };
+        let text = check(Some(50), Some(10)).unwrap_err();
+        assert!(
+            text.contains("--to-epoch 10 lies before --from-epoch 50"),
+            "{text}"
+        );
+        for (from, until) in [(Some(10), Some(10)), (Some(50), None), (None, Some(10))] {
+            check(from, until).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_no_longer_kept_is_refused() {
+        let storage = sample();
+        let begun = begin(&*storage, Some(Epoch(10))).unwrap().unwrap();
+        assert_eq!(first(&begun), Epoch(10));
+        let text = check_kept(&begun, &*storage, Some(Epoch(9))).unwrap_err();
+        assert!(
+            text.to_string().contains("epoch 9 is no longer kept"),
+            "{text}"
+        );
+        check_kept(&begun, &*storage, Some(Epoch(10))).unwrap();
+    }
+
+    #[test]
+    fn an_input_that_is_not_what_it_was_is_shown_with_what_was_found_before() {
+        let storage = sample();
+        let recording = Recording::read(&*storage).unwrap().unwrap();
+        let mut comparison = Comparison::new(&recording, None);
+        let input = Difference::Input {
+            partition: "rides.csv".to_owned(),
+            how: "it ends at 10".to_owned(),
+        };
+        comparison.differ(input.clone());
+        let nothing_run = text(&*storage, Epoch(0), &comparison);
+        assert!(
+            nothing_run.contains("1 difference; 0 epochs\n"),
+            "{nothing_run}"
+        );
+
+        let mut comparison = Comparison::new(&recording, None);
+        let mut manifest = recording.manifest(Epoch(9)).unwrap().clone();
+        manifest.digests.clear();
+        comparison.take(&manifest);
+        comparison.differ(input);
+        let shown = text(&*storage, Epoch(0), &comparison);
+        for part in [
+            "difference: epoch 9, output windows",
+            "difference: rides.csv: the input is not what it was: it ends at 10",
+            "2 differences; 10 epochs, 0 to 9\n",
+        ] {
+            assert!(shown.contains(part), "{shown}");
+        }
+        let json = to_json(&*storage, &recording.job, Epoch(0), &comparison);
+        assert_eq!(json["difference_count"], 2);
+        assert_eq!(json["last_epoch"], 9);
+        assert_eq!(json["differences"][1]["kind"], "input");
+        assert_eq!(json["differences"][1]["partition"], "rides.csv");
+    }
 }

@@ -112,10 +112,16 @@ impl<K, V> DimStore<K, V> {
 
 /// Loads dimension tables for a run: once before it starts, and again while it goes on.
 pub trait DimLoader: Send + Sync {
-    /// The first load of a job, with this number.
+    /// Reads what the next [`DimLoader::first`] takes, before the number of that load is known.
     ///
     /// # Errors
     /// When a table is missing or wrong.
+    fn read_ahead(&self) -> Result<(), DimError>;
+
+    /// The first load of a job, with this number.
+    ///
+    /// # Errors
+    /// When a table is missing or wrong, unless it was read ahead.
     fn first(&self, number: u64) -> Result<(), DimError>;
 
     /// Puts back the loads of earlier runs, as [`DimLoader::stored`] gave them, in their order;
@@ -169,6 +175,8 @@ pub struct StoreLoader<K, V> {
     source: Box<dyn TableSource<K, V>>,
     store: Arc<DimStore<K, V>>,
     last: Mutex<Last<K, V>>,
+    /// What was read ahead.
+    ahead: Mutex<Option<Snapshot<K, V>>>,
 }
 
 impl<K: DimValue, V: DimValue> StoreLoader<K, V> {
@@ -183,11 +191,16 @@ impl<K: DimValue, V: DimValue> StoreLoader<K, V> {
                 next: 0,
                 snapshot: Snapshot::new(),
             }),
+            ahead: Mutex::new(None),
         }
     }
 
     fn last(&self) -> std::sync::MutexGuard<'_, Last<K, V>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ahead(&self) -> std::sync::MutexGuard<'_, Option<Snapshot<K, V>>> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the loads go.
@@ -197,8 +210,15 @@ impl<K: DimValue, V: DimValue> StoreLoader<K, V> {
 }
 
 impl<K: DimValue, V: DimValue> DimLoader for StoreLoader<K, V> {
-    fn first(&self, number: u64) -> Result<(), DimError> {
+    fn read_ahead(&self) -> Result<(), DimError> {
         let snapshot = self.source.load()?;
+        *self.ahead() = Some(snapshot);
+        Ok(())
+    }
+
+    fn first(&self, number: u64) -> Result<(), DimError> {
+        let ahead = self.ahead().take();
+        let snapshot = ahead.map_or_else(|| self.source.load(), Ok)?;
         self.store.put(number, first(&snapshot));
         *self.last() = Last {
             number,
@@ -210,6 +230,7 @@ impl<K: DimValue, V: DimValue> DimLoader for StoreLoader<K, V> {
     }
 
     fn restore(&self, loads: &[Vec<u8>], next: u64) -> Result<(), DimError> {
+        *self.ahead() = None;
         let mut last = self.last();
         for load in loads {
             let read: Result<Contents<K, V>, _> = postcard::from_bytes(load);

@@ -292,8 +292,7 @@ fn work(
 /// Finds out where the run goes on, and prepares the targets; tells the other processes, if there
 /// are any.
 fn lead(options: &RunOptions, outputs: &[OutputSpec], sinks: &Sinks) -> Result<Begun, RunError> {
-    check_free(options, outputs, sinks)?;
-    let (begun, loads) = begin(options, sinks)?;
+    let (begun, loads) = begin(options, outputs, sinks)?;
     if let Begun::Now(beginning) = &begun {
         let job = beginning.job.as_deref();
         prepare_sinks(outputs, sinks, beginning.partitions.len(), job)?;
@@ -445,16 +444,18 @@ fn prepare_sinks(
     Ok(())
 }
 
-/// A new job that may not have its outputs must not take the place of the one in the state.
-fn check_free(options: &RunOptions, outputs: &[OutputSpec], sinks: &Sinks) -> Result<(), RunError> {
-    let state = options.state.as_ref();
-    let Some(state) = state.filter(|it| it.is_fresh && !it.replace_output) else {
+/// Whether `job` may have those of its outputs that it has not begun.
+fn check_free(outputs: &[OutputSpec], sinks: &Sinks, job: &JobContext) -> Result<(), RunError> {
+    if job.replace_output {
         return Ok(());
-    };
-    let job = state::unborn(state);
+    }
     for output in outputs {
         for factory in sinks.get(output.name).into_iter().flatten() {
-            let checked = factory.check_free(output, &job);
+            let sink = sink_id(output.name, &factory.identity());
+            if job.mark(&sink).is_some() {
+                continue;
+            }
+            let checked = factory.check_free(output, job);
             checked.map_err(|error| RunError::Sink {
                 output: output.name,
                 error,
@@ -518,7 +519,11 @@ enum Begun {
 }
 
 /// Where the run goes on, and the loads of the dimension tables that it needs for that.
-fn begin(options: &RunOptions, sinks: &Sinks) -> Result<(Begun, Vec<Vec<u8>>), RunError> {
+fn begin(
+    options: &RunOptions,
+    outputs: &[OutputSpec],
+    sinks: &Sinks,
+) -> Result<(Begun, Vec<Vec<u8>>), RunError> {
     let dimensions = options.pipeline.dimensions();
     let started_at = options.flow.ingest.started_at;
     let Some(state) = &options.state else {
@@ -544,6 +549,7 @@ fn begin(options: &RunOptions, sinks: &Sinks) -> Result<(Begun, Vec<Vec<u8>>), R
         source: &options.source,
         dimensions: dimensions.as_deref(),
         shards: shards.clone(),
+        check_free: &|job| check_free(outputs, sinks, job),
         started_at,
     };
     let opened = state::open(state, &setting)?;

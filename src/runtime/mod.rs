@@ -82,13 +82,14 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// Whether the run was not allowed to go on: its state is another's, or a newer run has it.
+    /// Whether the run was not allowed to go on: its state is another's, a newer run has it, or what
+    /// it is to read again is not there as it was.
     pub const fn is_refusal(&self) -> bool {
         matches!(
             self,
             Self::Refused(_)
                 | Self::Checkpoint(_)
-                | Self::Source(SourceError::Changed { .. })
+                | Self::Source(SourceError::Changed { .. } | SourceError::Gone { .. })
                 | Self::Sink {
                     error: SinkError::Fenced(_) | SinkError::Refused(_),
                     ..

@@ -184,6 +184,8 @@ mod tests {
         assert_eq!(newest(), RunNumber(1));
         claim(Arc::clone(&storage), &starter(6)).expect("claimed");
         assert_eq!(newest(), RunNumber(2));
+        // A process that comes late sees the run below the one that has taken over.
+        assert!(find_run(&storage, 5).is_ok());
     }
 
     #[test]
@@ -197,6 +199,9 @@ mod tests {
         assert!(refused(5).contains("all hosts share"));
         // Nor is it the state when another run has left something there.
         begin(&storage, 4);
+        assert!(refused(5).contains("all hosts share"));
+        // Not even when there were more runs of it.
+        begin(&storage, 6);
         assert!(refused(5).contains("all hosts share"));
     }
 }

@@ -24,8 +24,8 @@ use crate::sink::null::{NullFactory, NullSink};
 use crate::sink::{
     Guarantee, JobContext, OutputSpec, RunNumber, Sink, SinkContext, SinkError, SinkFactory,
 };
-use crate::source::SharedSource;
-use crate::state::replay::{Begun, Comparison, Recording, Slice};
+use crate::source::{SharedSource, SourceError};
+use crate::state::replay::{Begun, Comparison, Difference, Recording, Slice};
 use crate::state::{Checkpoint, Manifest, MemoryStorage, Storage, checkpoint};
 use crate::time::{Epoch, Shard};
 
@@ -52,11 +52,11 @@ pub struct ReplayOptions {
     pub metrics: Arc<Metrics>,
 }
 
-/// Runs what is recorded from where it was begun, and compares.
+/// Runs what is recorded from where it was begun, and compares. An input that is not what it
+/// was ends that, and is the last difference.
 ///
 /// # Errors
-/// As [`run`](super::run). An input that is not what it was is
-/// [`SourceError::Changed`](crate::source::SourceError::Changed).
+/// As [`run`](super::run), and when the end of what is recorded was not reached.
 pub fn replay(options: &ReplayOptions, begun: Begun) -> Result<Comparison, RunError> {
     let Begun {
         recording,
@@ -70,10 +70,41 @@ pub fn replay(options: &ReplayOptions, begun: Begun) -> Result<Comparison, RunEr
     let scratch = Arc::new(in_memory(&restored));
     let comparison = Comparison::new(&recording, first);
     let observed = Arc::new(Mutex::new(Observed { comparison, after }));
-    for slice in &slices {
-        run_slice(options, &recording, slice, &scratch, &observed)?;
+    let run = run_slices(options, &recording, &slices, &scratch, &observed);
+    let mut comparison = std::mem::take(&mut lock(&observed).comparison);
+    match run {
+        Err(RunError::Source(SourceError::Changed { partition, how })) => {
+            comparison.differ(Difference::Input { partition, how });
+            Ok(comparison)
+        }
+        run => run.map(|()| comparison),
     }
-    Ok(std::mem::take(&mut lock(&observed).comparison))
+}
+
+/// Runs one slice after the other, each of them to its end.
+fn run_slices(
+    options: &ReplayOptions,
+    recording: &Recording,
+    slices: &[Slice],
+    scratch: &Arc<MemoryStorage>,
+    observed: &Arc<Mutex<Observed>>,
+) -> Result<(), RunError> {
+    if slices.is_empty() {
+        let what = "there was nothing for the replay to compare";
+        return Err(RunError::Worker(what.to_owned()));
+    }
+    for slice in slices {
+        run_slice(options, recording, slice, scratch, observed)?;
+        let comparison = &lock(observed).comparison;
+        if !comparison.covers(slice.last) {
+            return Err(RunError::Worker(format!(
+                "the replay has ended before epoch {}, and should have gone on to epoch {}",
+                comparison.next(),
+                slice.last
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What the manifests of the replay have brought.

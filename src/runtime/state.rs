@@ -69,6 +69,8 @@ pub struct Setting<'a> {
     pub dimensions: Option<&'a dyn DimLoader>,
     /// Into how many shards each sink is split.
     pub shards: BTreeMap<String, u32>,
+    /// Whether this job may have those of its outputs that it has not begun.
+    pub check_free: &'a dyn Fn(&JobContext) -> Result<(), RunError>,
     /// The wall time.
     pub started_at: EventTime,
 }
@@ -76,17 +78,11 @@ pub struct Setting<'a> {
 /// Claims the state for this run, and reads what it goes on from.
 ///
 /// # Errors
-/// When the state cannot be read, is another job's, is damaged, or the input cannot be reached.
+/// When the state cannot be read, is another job's, is damaged, or the input or a dimension table
+/// cannot be read.
 pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, RunError> {
     let storage = &options.storage;
-    // A start that is going to be refused, or has no input, must not fence the run that is going on.
-    if !options.is_fresh
-        && let Some(past) = peek(&**storage)?
-    {
-        check_job(&past.job, options, setting)?;
-        remember(setting, &past);
-        setting.source.partitions().map_err(RunError::Source)?;
-    }
+    let partitions = look_ahead(options, setting)?;
     let claim = claim(Arc::clone(storage), &options.starter)?;
     let past = if options.is_fresh {
         None
@@ -115,7 +111,6 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
             loads,
         });
     }
-    let partitions = setting.source.partitions().map_err(RunError::Source)?;
     let dims = first_load(state, claim.run(), setting)?;
     let record = JobRecord {
         job: JobId(host::new_id()),
@@ -149,9 +144,33 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
     })
 }
 
-/// A job that has not begun, to ask whether it could.
-pub(super) fn unborn(options: &StateOptions) -> JobContext {
-    JobContext {
+/// Finds out what keeps this run from starting, so that a start that is going to be refused, or has
+/// no input, does not fence the run that is going on; the partitions.
+fn look_ahead(options: &StateOptions, setting: &Setting<'_>) -> Result<Vec<Partition>, RunError> {
+    let past = if options.is_fresh {
+        None
+    } else {
+        peek(&*options.storage)?
+    };
+    if let Some(past) = &past {
+        check_job(&past.job, options, setting)?;
+        remember(setting, past);
+    }
+    if past.is_some() || options.is_fresh {
+        (setting.check_free)(&unclaimed(options, past.as_ref()))?;
+    }
+    let partitions = setting.source.partitions().map_err(RunError::Source)?;
+    if past.is_none()
+        && let Some(dimensions) = setting.dimensions
+    {
+        dimensions.read_ahead().map_err(RunError::Dimensions)?;
+    }
+    Ok(partitions)
+}
+
+/// What the sinks would be told if this run went on from `past`, or began a job.
+fn unclaimed(options: &StateOptions, past: Option<&Past>) -> JobContext {
+    let unborn = JobContext {
         job: JobId(host::new_id()),
         run: RunNumber(0),
         checkpoint: None,
@@ -159,6 +178,15 @@ pub(super) fn unborn(options: &StateOptions) -> JobContext {
         sinks: BTreeMap::new(),
         replace_output: options.replace_output,
         log: Arc::new(NoLog),
+    };
+    let Some(past) = past else { return unborn };
+    let manifest = past.manifest.as_ref();
+    JobContext {
+        job: past.job.job,
+        checkpoint: past.checkpoint(),
+        logged: past.last_epoch(),
+        sinks: manifest.map_or_else(BTreeMap::new, |manifest| manifest.sinks.clone()),
+        ..unborn
     }
 }
 
@@ -380,5 +408,219 @@ pub fn describe(opened: &Opened) -> String {
                 )
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::join::DimError;
+    use crate::join::refresh::StoredLoad;
+    use crate::sink::SinkMark;
+    use crate::source::{Reader, Source, SourceError};
+    use crate::state::replay::Recording;
+    use crate::state::testing::sample;
+    use crate::state::{LogItem, MemoryStorage, Storage};
+
+    /// An input that is there or not.
+    struct Input {
+        is_there: bool,
+    }
+
+    impl Source for Input {
+        fn name(&self) -> String {
+            "test".to_owned()
+        }
+
+        fn partitions(&self) -> Result<Vec<Partition>, SourceError> {
+            let missing = SourceError::Missing("no input".to_owned());
+            self.is_there.then(Vec::new).ok_or(missing)
+        }
+
+        fn reader(&self) -> Result<Box<dyn Reader>, SourceError> {
+            Err(SourceError::Missing("nothing is read here".to_owned()))
+        }
+
+        fn check(&self) -> Result<String, SourceError> {
+            Ok(String::new())
+        }
+    }
+
+    /// Tables that are missing.
+    struct NoTables;
+
+    impl DimLoader for NoTables {
+        fn read_ahead(&self) -> Result<(), DimError> {
+            Err(DimError("no table".to_owned()))
+        }
+
+        fn first(&self, _number: u64) -> Result<(), DimError> {
+            self.read_ahead()
+        }
+
+        fn restore(&self, _loads: &[Vec<u8>], _next: u64) -> Result<(), DimError> {
+            Ok(())
+        }
+
+        fn stored(&self) -> StoredLoad {
+            StoredLoad {
+                number: 0,
+                previous: None,
+                bytes: Vec::new(),
+            }
+        }
+
+        fn again(&self, _now: EventTime) -> Result<Option<u64>, DimError> {
+            Ok(None)
+        }
+
+        fn check(&self) -> Result<String, DimError> {
+            Ok(String::new())
+        }
+    }
+
+    /// A start, as it is tried beside a run that goes on.
+    struct Start {
+        is_fresh: bool,
+        has_input: bool,
+        dimensions: Option<&'static dyn DimLoader>,
+        is_free: bool,
+    }
+
+    const FINE: Start = Start {
+        is_fresh: false,
+        has_input: true,
+        dimensions: None,
+        is_free: true,
+    };
+
+    impl Start {
+        /// The jobs that were to be asked about their outputs, and what came of the start.
+        fn open(
+            &self,
+            storage: &Arc<MemoryStorage>,
+            nonce: u128,
+        ) -> (Vec<JobContext>, Result<Opened, RunError>) {
+            let options = StateOptions {
+                storage: Arc::clone(storage) as Arc<dyn Storage>,
+                is_fresh: self.is_fresh,
+                replace_output: false,
+                config: BTreeMap::new(),
+                may_change: &[],
+                version: "1".to_owned(),
+                history: History::All,
+                starter: Starter {
+                    nonce: Uuid::from_u128(nonce),
+                    at: EventTime(0),
+                    by: "a test".to_owned(),
+                },
+            };
+            let source: SharedSource = Arc::new(Input {
+                is_there: self.has_input,
+            });
+            let asked = Mutex::new(Vec::new());
+            let check_free = |job: &JobContext| {
+                asked.lock().expect("no panic").push(job.clone());
+                let refused = RunError::Refused("another job's".to_owned());
+                self.is_free.then_some(()).ok_or(refused)
+            };
+            let opened = open(
+                &options,
+                &Setting {
+                    pipeline: "test",
+                    source: &source,
+                    dimensions: self.dimensions,
+                    shards: BTreeMap::new(),
+                    check_free: &check_free,
+                    started_at: EventTime(0),
+                },
+            );
+            (asked.into_inner().expect("no panic"), opened)
+        }
+    }
+
+    fn begun(storage: &Arc<MemoryStorage>) -> Opened {
+        FINE.open(storage, 1).1.ok().expect("opened")
+    }
+
+    #[test]
+    fn a_start_that_cannot_succeed_leaves_the_run_that_goes_on_alone() {
+        let storage = Arc::new(MemoryStorage::default());
+        let mut running = begun(&storage);
+        for is_fresh in [false, true] {
+            let fine = Start { is_fresh, ..FINE };
+            let mut starts = vec![
+                Start {
+                    has_input: false,
+                    ..fine
+                },
+                Start {
+                    is_free: false,
+                    ..fine
+                },
+            ];
+            if is_fresh {
+                starts.push(Start {
+                    dimensions: Some(&NoTables),
+                    ..fine
+                });
+            }
+            for start in starts {
+                assert!(start.open(&storage, 2).1.is_err());
+                running
+                    .writer
+                    .append(&[] as &[LogItem])
+                    .expect("not fenced");
+            }
+        }
+        FINE.open(&storage, 3).1.ok().expect("opened");
+        assert!(running.writer.append(&[] as &[LogItem]).is_err());
+    }
+
+    #[test]
+    fn an_empty_state_stays_so_when_the_first_start_cannot_succeed() {
+        let storage = Arc::new(MemoryStorage::default());
+        let starts = [
+            Start {
+                has_input: false,
+                ..FINE
+            },
+            Start {
+                dimensions: Some(&NoTables),
+                ..FINE
+            },
+        ];
+        for start in starts {
+            assert!(start.open(&storage, 1).1.is_err());
+            assert!(storage.objects().is_empty());
+        }
+    }
+
+    #[test]
+    fn sinks_are_asked_as_those_of_the_job_that_goes_on() {
+        let storage = Arc::new(MemoryStorage::default());
+        let mut running = begun(&storage);
+        let sample = sample();
+        let recording = Recording::read(&*sample).expect("read").expect("a job");
+        let mut manifest = recording.manifest(Epoch(9)).expect("kept").clone();
+        manifest.sinks = BTreeMap::from([("windows/csv-a".to_owned(), SinkMark::default())]);
+        let item = LogItem::Manifest(Box::new(manifest));
+        running.writer.append(&[item]).expect("written");
+        let refused = Start {
+            is_free: false,
+            ..FINE
+        };
+        let (asked, opened) = refused.open(&storage, 2);
+        assert!(opened.is_err());
+        let [job] = &asked[..] else {
+            panic!("asked {} times", asked.len());
+        };
+        assert_eq!(job.job, running.job.job);
+        assert_eq!(job.checkpoint, Some(Epoch(9)));
+        assert!(job.mark("windows/csv-a").is_some());
     }
 }

@@ -81,6 +81,17 @@ impl Lock {
         }
     }
 
+    /// Takes the lock at `path` if its file is there and surely nobody holds it: not where the file
+    /// system knows no locks.
+    pub(super) fn try_abandoned(path: &Path) -> Option<Self> {
+        let file = File::open(path).ok()?;
+        let is_ours = matches!(flock(&file), Ok(true)) && is_same(&file, path);
+        is_ours.then(|| Self {
+            path: path.to_owned(),
+            _file: file,
+        })
+    }
+
     /// Says who holds the lock at `path`, without taking it.
     pub(super) fn probe(path: &Path, target: &Path) -> Result<(), SinkError> {
         let Ok(mut file) = File::open(path) else {
@@ -102,6 +113,15 @@ impl Drop for Lock {
 
 /// `false`: another process holds it.
 fn try_lock(file: &File) -> io::Result<bool> {
+    match flock(file) {
+        // Some network file systems know no locks; they are no worse off than without ours.
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(true),
+        other => other,
+    }
+}
+
+/// `false`: another process holds it.
+fn flock(file: &File) -> io::Result<bool> {
     // SAFETY: the descriptor is open for as long as `file` is borrowed, and flock touches no memory.
     if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
         return Ok(true);
@@ -109,8 +129,6 @@ fn try_lock(file: &File) -> io::Result<bool> {
     let error = io::Error::last_os_error();
     match error.kind() {
         io::ErrorKind::WouldBlock => Ok(false),
-        // Some network file systems know no locks; they are no worse off than without ours.
-        io::ErrorKind::Unsupported => Ok(true),
         _ => Err(error),
     }
 }
@@ -163,6 +181,21 @@ mod tests {
         Lock::probe(&path, &target).unwrap();
         assert!(!path.exists());
         Lock::acquire(&path, &target).unwrap();
+    }
+
+    #[test]
+    fn only_what_nobody_holds_is_abandoned() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.lock");
+        assert!(Lock::try_abandoned(&path).is_none() && !path.exists());
+        let lock = Lock::acquire(&path, folder.path()).unwrap();
+        assert!(Lock::try_abandoned(&path).is_none());
+        drop(lock);
+        fs::write(&path, "").unwrap();
+        let taken = Lock::try_abandoned(&path).unwrap();
+        assert!(Lock::try_abandoned(&path).is_none());
+        drop(taken);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -261,7 +261,7 @@ fn sweep(parent: &Path) {
     for lock in entries.map(|entry| entry.path()) {
         let name = lock.file_name().unwrap_or_default().to_string_lossy();
         let is_lock = name.starts_with(STAGING) && lock.extension().is_some_and(|it| it == "lock");
-        if is_lock && let Ok(Ok(_held)) = Lock::try_acquire(&lock, "") {
+        if is_lock && let Some(_held) = Lock::try_abandoned(&lock) {
             // What cannot be removed now is left to another start.
             let _ = fs::remove_dir_all(lock.with_extension(""));
         }

@@ -218,6 +218,14 @@ pub enum SourceError {
         /// What is different.
         how: String,
     },
+    /// What is to be read next does not exist any more.
+    #[error("{partition}: {reason}")]
+    Gone {
+        /// Which partition.
+        partition: String,
+        /// What is missing, and what to do.
+        reason: String,
+    },
     /// Reading failed.
     #[error("{partition}: {reason}")]
     Read {

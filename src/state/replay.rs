@@ -331,6 +331,13 @@ pub enum Difference {
         /// What the replay gave.
         replayed: Box<Fates>,
     },
+    /// The input is not what was read then, so that the replay has ended there.
+    Input {
+        /// The partition.
+        partition: String,
+        /// What is different.
+        how: String,
+    },
 }
 
 /// What was compared of an output.
@@ -442,7 +449,13 @@ impl Comparison {
         }
     }
 
-    fn differ(&mut self, difference: Difference) {
+    /// Whether everything up to the epoch `last` was run, and something of it compared.
+    pub fn covers(&self, last: Epoch) -> bool {
+        self.next > last && self.epochs > 0
+    }
+
+    /// Notes that something differs.
+    pub fn differ(&mut self, difference: Difference) {
         self.count += 1;
         if self.differences.len() < KEPT_DIFFERENCES {
             self.differences.push(difference);

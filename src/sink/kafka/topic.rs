@@ -95,10 +95,12 @@ impl Topic {
             SourceError::Unreachable { target, reason } => {
                 SinkError::Unreachable { target, reason }
             }
-            SourceError::Read { reason, .. } => SinkError::Write {
-                target: self.to_string(),
-                reason,
-            },
+            SourceError::Read { reason, .. } | SourceError::Gone { reason, .. } => {
+                SinkError::Write {
+                    target: self.to_string(),
+                    reason,
+                }
+            }
         }
     }
 

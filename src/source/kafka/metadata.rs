@@ -244,7 +244,7 @@ fn recorded(
     if there.contains(&from.0) {
         return Ok(from.0);
     }
-    Err(BoundsError::Final(SourceError::Read {
+    Err(BoundsError::Final(SourceError::Gone {
         partition: options.partition_name(partition),
         reason: out_of_range(from, Some(&there)),
     }))

@@ -456,9 +456,10 @@ impl Intake<'_> {
             | Code::RequestTimedOut
             | Code::NotLeaderForPartition
             | Code::LeaderNotAvailable => Ok(()),
-            Code::AutoOffsetReset | Code::OffsetOutOfRange => {
-                Err(self.error(out_of_range(self.position.next(), None)))
-            }
+            Code::AutoOffsetReset | Code::OffsetOutOfRange => Err(SourceError::Gone {
+                partition: self.assignment.partition.name.clone(),
+                reason: out_of_range(self.position.next(), None),
+            }),
             Code::TopicAuthorizationFailed => {
                 Err(self.error(format!("reading is not allowed ({text}): grant READ")))
             }

@@ -7,7 +7,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::claim::Claim;
-use super::{JobRecord, LogItem, LogObject, Past, highest, object_name};
+use super::{JobRecord, LogItem, LogObject, Past, highest, numbers, object_name};
 use crate::fault;
 use crate::sink::{NewestRun, RunNumber, SinkError};
 use crate::state::retention::{History, Own, Retention};
@@ -178,13 +178,21 @@ impl LogView {
         }
     }
 
-    /// Whether the run that has this nonce can be seen in the log, or a newer one.
+    /// Whether the run that has this nonce can be seen in the log. A higher run number proves
+    /// nothing: it may stand in the log of another job, in a folder of this host alone.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// When the storage fails, or an object that must be read is damaged.
     pub fn sees_the_run(&self) -> Result<bool, StateError> {
-        let top = highest(&*self.storage)?;
-        Ok(top.is_some_and(|(_, top)| top.nonce == self.nonce || top.run > self.run))
+        for number in numbers(&*self.storage)?.into_iter().rev() {
+            match LogObject::read(&*self.storage, number)? {
+                Some(object) if object.nonce == self.nonce => return Ok(true),
+                // Its takeover is never deleted, and only newer runs write above it.
+                Some(object) if object.run < self.run => return Ok(false),
+                _ => {}
+            }
+        }
+        Ok(false)
     }
 
     fn newest(&self) -> Result<RunNumber, StateError> {

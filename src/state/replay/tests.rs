@@ -147,6 +147,7 @@ fn each_output_and_epoch_is_compared_and_what_differs_is_named() {
         .iter()
         .map(|it| match it {
             Difference::Output { epoch, .. } | Difference::Ledger { epoch, .. } => epoch.0,
+            Difference::Input { .. } => panic!("{it:?}"),
         })
         .collect();
     assert_eq!(epochs, [9, 15, 19, 19]);
@@ -169,6 +170,25 @@ fn without_its_manifest_an_epoch_is_not_compared() {
     manifests.iter().for_each(|it| comparison.take(it));
     assert_eq!((comparison.epochs, comparison.unrecorded), (10, 10));
     assert_eq!(comparison.count, 0);
+}
+
+#[test]
+fn a_replay_has_ended_only_when_all_was_run_and_something_compared() {
+    let storage = sample();
+    let mut recording = Recording::read(&*storage).unwrap().unwrap();
+    let manifests = [9, 19].map(|epoch| recording.manifest(Epoch(epoch)).unwrap().clone());
+    let last = Epoch(19);
+    let mut comparison = Comparison::new(&recording, None);
+    assert!(!comparison.covers(last));
+    comparison.take(&manifests[0]);
+    assert!(comparison.covers(Epoch(9)) && !comparison.covers(Epoch(10)));
+    comparison.take(&manifests[1]);
+    assert!(comparison.covers(last));
+    // Run, but with nothing to compare with.
+    recording.manifests.clear();
+    let mut comparison = Comparison::new(&recording, None);
+    manifests.iter().for_each(|it| comparison.take(it));
+    assert!(!comparison.covers(last));
 }
 
 #[test]
