@@ -17,7 +17,7 @@ use super::resources::Resources;
 use super::signal::{Answer, Signals};
 use crate::cluster::hosts::{self, Shape};
 use crate::cluster::supervise::{Children, Inherited, SECRET, Supervision, supervise};
-use crate::cluster::{Callbacks, Cluster, ClusterOptions, Secret, Usage};
+use crate::cluster::{Callbacks, Cluster, ClusterOptions, PEER_LOST, Secret, Usage};
 use crate::runtime::RunError;
 use crate::runtime::control::{Notice, Notices};
 use crate::terminal;
@@ -250,7 +250,16 @@ pub fn supervise_all(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Result<
         grace: heartbeat_timeout(matches) + GRACE,
     };
     let code = supervise(&supervision, &children).map_err(cannot_start)?;
-    Ok(signals.exit_code().unwrap_or(code))
+    Ok(after_signal(signals.exit_code(), code))
+}
+
+/// The exit code of the whole, where the processes have ended with `code`: a stop that was asked
+/// for is what people hear of, unless something has failed.
+fn after_signal(signal: Option<u8>, code: u8) -> u8 {
+    match signal {
+        Some(signal) if [0, 130, 143, PEER_LOST].contains(&code) => signal,
+        _ => code,
+    }
 }
 
 fn cannot_start(error: std::io::Error) -> CliError {
@@ -277,6 +286,14 @@ mod tests {
             Ok(Role::Alone)
         ));
         assert!(matches!(role(&parse(&["-n", "2"])), Ok(Role::Supervisor)));
+    }
+
+    #[test]
+    fn a_stop_hides_no_failure() {
+        let after = |code| after_signal(Some(143), code);
+        assert_eq!([0, 130, 143, 70].map(after), [143; 4]);
+        assert_eq!([1, 4].map(after), [1, 4]);
+        assert_eq!(after_signal(None, 70), 70);
     }
 
     #[test]
