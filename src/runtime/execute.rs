@@ -332,6 +332,9 @@ fn follow(
         (Some(state), Some(part)) => Some((state, processes::find(state, plan.run, part)?)),
         _ => None,
     };
+    if let Some((_, found)) = &found {
+        processes::look_for_outputs(outputs, sinks, &found.job)?;
+    }
     // Nothing is to be claimed any more, but each host needs its folders.
     prepare_sinks(outputs, sinks, work.partitions as usize, None)?;
     let (kept, job) = found.map_or((None, None), |(state, found)| {
