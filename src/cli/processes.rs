@@ -1,5 +1,6 @@
 //! `-n`, `-p` and the flags that go with them: what this process is among several.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
@@ -15,6 +16,7 @@ use super::plan::Plan;
 use super::registry::PipelineEntry;
 use super::resources::Resources;
 use super::signal::{Answer, Signals};
+use crate::cluster::build;
 use crate::cluster::hosts::{self, Shape};
 use crate::cluster::supervise::{Children, Inherited, SECRET, Supervision, supervise};
 use crate::cluster::{Callbacks, Cluster, ClusterOptions, PEER_LOST, Secret, Usage};
@@ -222,6 +224,22 @@ fn secret(matches: &ArgMatches) -> Result<Secret, CliError> {
     Secret::new(&text).map_err(|error| CliError::Usage(format!("{SECRET}: {error}")))
 }
 
+/// What must be the same in all processes: the configuration, and what computes.
+pub fn compared(
+    entry: &dyn PipelineEntry,
+    mut config: BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, CliError> {
+    let build = build::identity().map_err(|error| {
+        CliError::Failed(format!(
+            "the program of this process, which must be that of all others, cannot be read: {error}"
+        ))
+    })?;
+    let pipeline = format!("{}, rules of version {}", entry.name(), entry.version());
+    config.insert("the pipeline".to_owned(), pipeline);
+    config.insert("the build of the program".to_owned(), build);
+    Ok(config)
+}
+
 /// Starts `-n` processes on this machine, and starts them again when one ends otherwise than well
 /// and there is a state to go on from.
 pub fn supervise_all(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Result<u8, CliError> {
@@ -294,6 +312,18 @@ mod tests {
         assert_eq!([0, 130, 143, 70].map(after), [143; 4]);
         assert_eq!([1, 4].map(after), [1, 4]);
         assert_eq!(after_signal(None, 70), 70);
+    }
+
+    #[test]
+    fn what_computes_is_compared() {
+        use crate::cli::testing::Dummy;
+        let compared = compared(&Dummy, BTreeMap::new()).expect("readable");
+        assert_eq!(
+            compared["the pipeline"],
+            format!("{}, rules of version 1", Dummy.name())
+        );
+        let build = build::identity().expect("readable");
+        assert_eq!(compared["the build of the program"], build);
     }
 
     #[test]

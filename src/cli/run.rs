@@ -85,12 +85,12 @@ fn run_together(
     entry: &dyn PipelineEntry,
     matches: &ArgMatches,
 ) -> Result<Summary, CliError> {
-    let config = job::configuration(plan, entry, matches);
-    let outcome = cluster
-        .compare(&config, processes::MAY_DIFFER)
-        .map_err(RunError::from)
-        .and_then(|()| run(options))
-        .map_err(CliError::from);
+    let outcome = processes::compared(entry, job::configuration(plan, entry, matches))
+        .and_then(|compared| {
+            let same = cluster.compare(&compared, processes::MAY_DIFFER);
+            same.map_err(|error| RunError::from(error).into())
+        })
+        .and_then(|()| run(options).map_err(CliError::from));
     if let Err(error) = &outcome {
         cluster.fail(error.code(), &error.to_string());
     }

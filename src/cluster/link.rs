@@ -189,7 +189,7 @@ impl Cluster {
                 let lines = differences.join("\n  ");
                 return Err(ClusterError::Mismatch(format!(
                     "process {process} was started otherwise than process 0:\n  {lines}\nstart \
-                     all processes with the same flags"
+                     all processes with the same program and flags"
                 )));
             }
         }
