@@ -22,6 +22,7 @@ use crate::cluster::supervise::{Children, Inherited, SECRET, Supervision, superv
 use crate::cluster::{Callbacks, Cluster, ClusterOptions, PEER_LOST, Secret, Usage};
 use crate::runtime::RunError;
 use crate::runtime::control::{Notice, Notices};
+use crate::runtime::state::StateOptions;
 use crate::terminal;
 use crate::time::Span;
 
@@ -144,10 +145,14 @@ impl Member {
         })
     }
 
-    /// Whether an earlier start has begun this run, so that it is no new job any more.
-    pub fn goes_on(&self) -> bool {
-        let inherited = self.inherited.as_ref();
-        inherited.is_some_and(|inherited| inherited.goes_on)
+    /// Has the run be one of those that the supervising process starts, and go on with the one that
+    /// an earlier start has begun: then it is no new job any more.
+    pub fn go_on(&self, state: &mut StateOptions) {
+        if let Some(inherited) = &self.inherited {
+            state.starter.nonce = inherited.nonce;
+            state.starter.goes_on = inherited.goes_on;
+            state.is_fresh &= !inherited.goes_on;
+        }
     }
 
     /// Whether another process has started this one, and tells it when to stop.

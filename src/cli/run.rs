@@ -54,11 +54,8 @@ fn run_here(entry: &dyn PipelineEntry, matches: &ArgMatches, member: Option<Memb
         announce(&plan, matches);
     }
     let mut state = job::state_options(&plan, entry, matches)?;
-    if let Some(state) = &mut state
-        && member.as_ref().is_some_and(Member::goes_on)
-    {
-        // The new job was begun by an earlier start of these processes.
-        state.is_fresh = false;
+    if let (Some(state), Some(member)) = (&mut state, &member) {
+        member.go_on(state);
     }
     let cluster = member.map(|member| member.join(&notices)).transpose()?;
     let mut options = options(&plan, state, notices, Arc::clone(&metrics));
