@@ -294,6 +294,10 @@ fn work(
 fn lead(options: &RunOptions, outputs: &[OutputSpec], sinks: &Sinks) -> Result<Begun, RunError> {
     check_free(options, outputs, sinks)?;
     let (begun, loads) = begin(options, sinks)?;
+    if let Some(cluster) = &options.cluster {
+        // Before the targets are claimed: a new job that has claimed them must not begin again.
+        cluster.begun();
+    }
     if let Begun::Now(beginning) = &begun {
         let job = beginning.job.as_deref();
         prepare_sinks(outputs, sinks, beginning.partitions.len(), job)?;
