@@ -99,6 +99,7 @@ pub fn state_options(
             nonce: Uuid::new_v4(),
             at: wall_clock(),
             by: who(),
+            goes_on: false,
         },
     }))
 }

@@ -1,5 +1,6 @@
 //! `-n`, `-p` and the flags that go with them: what this process is among several.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
@@ -15,11 +16,13 @@ use super::plan::Plan;
 use super::registry::PipelineEntry;
 use super::resources::Resources;
 use super::signal::{Answer, Signals};
+use crate::cluster::build;
 use crate::cluster::hosts::{self, Shape};
 use crate::cluster::supervise::{Children, Inherited, SECRET, Supervision, supervise};
-use crate::cluster::{Callbacks, Cluster, ClusterOptions, Secret, Usage};
+use crate::cluster::{Callbacks, Cluster, ClusterOptions, PEER_LOST, Secret, Usage};
 use crate::runtime::RunError;
 use crate::runtime::control::{Notice, Notices};
+use crate::runtime::state::StateOptions;
 use crate::terminal;
 use crate::time::Span;
 
@@ -142,10 +145,14 @@ impl Member {
         })
     }
 
-    /// Whether an earlier start has begun this run, so that it is no new job any more.
-    pub fn goes_on(&self) -> bool {
-        let inherited = self.inherited.as_ref();
-        inherited.is_some_and(|inherited| inherited.goes_on)
+    /// Has the run be one of those that the supervising process starts, and go on with the one that
+    /// an earlier start has begun: then it is no new job any more.
+    pub fn go_on(&self, state: &mut StateOptions) {
+        if let Some(inherited) = &self.inherited {
+            state.starter.nonce = inherited.nonce;
+            state.starter.goes_on = inherited.goes_on;
+            state.is_fresh &= !inherited.goes_on;
+        }
     }
 
     /// Whether another process has started this one, and tells it when to stop.
@@ -222,6 +229,22 @@ fn secret(matches: &ArgMatches) -> Result<Secret, CliError> {
     Secret::new(&text).map_err(|error| CliError::Usage(format!("{SECRET}: {error}")))
 }
 
+/// What must be the same in all processes: the configuration, and what computes.
+pub fn compared(
+    entry: &dyn PipelineEntry,
+    mut config: BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, CliError> {
+    let build = build::identity().map_err(|error| {
+        CliError::Failed(format!(
+            "the program of this process, which must be that of all others, cannot be read: {error}"
+        ))
+    })?;
+    let pipeline = format!("{}, rules of version {}", entry.name(), entry.version());
+    config.insert("the pipeline".to_owned(), pipeline);
+    config.insert("the build of the program".to_owned(), build);
+    Ok(config)
+}
+
 /// Starts `-n` processes on this machine, and starts them again when one ends otherwise than well
 /// and there is a state to go on from.
 pub fn supervise_all(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Result<u8, CliError> {
@@ -250,7 +273,16 @@ pub fn supervise_all(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Result<
         grace: heartbeat_timeout(matches) + GRACE,
     };
     let code = supervise(&supervision, &children).map_err(cannot_start)?;
-    Ok(signals.exit_code().unwrap_or(code))
+    Ok(after_signal(signals.exit_code(), code))
+}
+
+/// The exit code of the whole, where the processes have ended with `code`: a stop that was asked
+/// for is what people hear of, unless something has failed.
+fn after_signal(signal: Option<u8>, code: u8) -> u8 {
+    match signal {
+        Some(signal) if [0, 130, 143, PEER_LOST].contains(&code) => signal,
+        _ => code,
+    }
 }
 
 fn cannot_start(error: std::io::Error) -> CliError {
@@ -277,6 +309,26 @@ mod tests {
             Ok(Role::Alone)
         ));
         assert!(matches!(role(&parse(&["-n", "2"])), Ok(Role::Supervisor)));
+    }
+
+    #[test]
+    fn a_stop_hides_no_failure() {
+        let after = |code| after_signal(Some(143), code);
+        assert_eq!([0, 130, 143, 70].map(after), [143; 4]);
+        assert_eq!([1, 4].map(after), [1, 4]);
+        assert_eq!(after_signal(None, 70), 70);
+    }
+
+    #[test]
+    fn what_computes_is_compared() {
+        use crate::cli::testing::Dummy;
+        let compared = compared(&Dummy, BTreeMap::new()).expect("readable");
+        assert_eq!(
+            compared["the pipeline"],
+            format!("{}, rules of version 1", Dummy.name())
+        );
+        let build = build::identity().expect("readable");
+        assert_eq!(compared["the build of the program"], build);
     }
 
     #[test]

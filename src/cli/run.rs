@@ -54,11 +54,8 @@ fn run_here(entry: &dyn PipelineEntry, matches: &ArgMatches, member: Option<Memb
         announce(&plan, matches);
     }
     let mut state = job::state_options(&plan, entry, matches)?;
-    if let Some(state) = &mut state
-        && member.as_ref().is_some_and(Member::goes_on)
-    {
-        // The new job was begun by an earlier start of these processes.
-        state.is_fresh = false;
+    if let (Some(state), Some(member)) = (&mut state, &member) {
+        member.go_on(state);
     }
     let cluster = member.map(|member| member.join(&notices)).transpose()?;
     let mut options = options(&plan, state, notices, Arc::clone(&metrics));
@@ -85,12 +82,12 @@ fn run_together(
     entry: &dyn PipelineEntry,
     matches: &ArgMatches,
 ) -> Result<Summary, CliError> {
-    let config = job::configuration(plan, entry, matches);
-    let outcome = cluster
-        .compare(&config, processes::MAY_DIFFER)
-        .map_err(RunError::from)
-        .and_then(|()| run(options))
-        .map_err(CliError::from);
+    let outcome = processes::compared(entry, job::configuration(plan, entry, matches))
+        .and_then(|compared| {
+            let same = cluster.compare(&compared, processes::MAY_DIFFER);
+            same.map_err(|error| RunError::from(error).into())
+        })
+        .and_then(|()| run(options).map_err(CliError::from));
     if let Err(error) = &outcome {
         cluster.fail(error.code(), &error.to_string());
     }

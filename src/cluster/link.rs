@@ -39,7 +39,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Callbacks {
     /// Another process was asked to stop the run.
     pub stop: Box<dyn Fn() + Send + Sync>,
-    /// It is decided where the run goes on, and nothing of it is done yet.
+    /// The run has begun in its state, and nothing of it is done yet.
     pub begun: Box<dyn Fn() + Send + Sync>,
     /// What this process has used of its host.
     pub usage: fn() -> Usage,
@@ -189,16 +189,20 @@ impl Cluster {
                 let lines = differences.join("\n  ");
                 return Err(ClusterError::Mismatch(format!(
                     "process {process} was started otherwise than process 0:\n  {lines}\nstart \
-                     all processes with the same flags"
+                     all processes with the same program and flags"
                 )));
             }
         }
         Ok(())
     }
 
+    /// In process 0: the run has begun.
+    pub fn begun(&self) {
+        (self.callbacks.begun)();
+    }
+
     /// In process 0: tells all others where the run goes on.
     pub fn hand_out(&self, plan: Plan) {
-        (self.callbacks.begun)();
         self.tell_all(&Message::Plan(Box::new(plan)));
     }
 

@@ -7,6 +7,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`build`] | which program a process runs |
 //! | [`hosts`] | who the processes are and where they listen |
 //! | [`secret`] | what all of them know and nobody else |
 //! | [`handshake`] | how two of them make sure of each other |
@@ -31,6 +32,7 @@ pub use self::plan::{JobPart, Part, Plan, Work};
 pub use self::secret::Secret;
 pub use self::share::{Share, Usage};
 
+pub mod build;
 pub mod connect;
 pub mod handshake;
 pub mod heartbeat;

@@ -17,8 +17,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use super::PEER_LOST;
 use super::secret::draw_text;
+use crate::state::nonce_of_series;
 use crate::terminal;
 
 /// What a process is handed down, in this environment variable.
@@ -113,9 +116,11 @@ fn send(pid: u32, signal: i32) {
 /// When they cannot be started.
 pub fn supervise(supervision: &Supervision, children: &Children) -> io::Result<u8> {
     let mut patience = Patience::new(supervision.restarts);
-    let mut goes_on = false;
-    loop {
-        let ended = Attempt::start(supervision, children, goes_on)?.wait(supervision, children);
+    let (mut goes_on, series) = (false, Uuid::new_v4());
+    for start in 0.. {
+        let nonce = nonce_of_series(series, start);
+        let attempt = Attempt::start(supervision, children, nonce, goes_on)?;
+        let ended = attempt.wait(supervision, children);
         goes_on |= ended.has_begun;
         let (process, end) = match ended.verdict(children.is_stopping()) {
             Verdict::Final(code) => return Ok(code),
@@ -150,6 +155,8 @@ pub fn supervise(supervision: &Supervision, children: &Children) -> io::Result<u
             return Ok(end.code());
         }
     }
+    // It takes longer than any machine lives to come here.
+    Ok(PEER_LOST)
 }
 
 /// How often and after which rest to try again.
@@ -272,7 +279,12 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn start(supervision: &Supervision, children: &Children, goes_on: bool) -> io::Result<Self> {
+    fn start(
+        supervision: &Supervision,
+        children: &Children,
+        nonce: Uuid,
+        goes_on: bool,
+    ) -> io::Result<Self> {
         let listeners: io::Result<Vec<_>> = (0..supervision.processes)
             .map(|_| TcpListener::bind("127.0.0.1:0"))
             .collect();
@@ -292,6 +304,7 @@ impl Attempt {
             let inherited = Inherited {
                 listener: listener.as_raw_fd(),
                 status,
+                nonce,
                 goes_on,
                 addresses: addresses.clone(),
             };
@@ -436,6 +449,8 @@ pub struct Inherited {
     listener: RawFd,
     /// Process 0: where it says that its run has begun.
     status: Option<RawFd>,
+    /// The nonce of the run, in the series of all that the supervising process starts.
+    pub nonce: Uuid,
     /// Whether an earlier start has begun this run: it goes on, whatever the flags say.
     pub goes_on: bool,
     /// Where all processes listen.
@@ -461,18 +476,20 @@ impl Inherited {
         let status = self.status.unwrap_or(-1);
         let goes_on = u8::from(self.goes_on);
         let addresses = self.addresses.join(",");
-        format!("{} {status} {goes_on} {addresses}", self.listener)
+        format!("{} {status} {} {goes_on} {addresses}", self.listener, self.nonce)
     }
 
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         let listener = words.next()?.parse().ok().filter(|it| *it > 2)?;
         let status: RawFd = words.next()?.parse().ok()?;
+        let nonce = words.next()?.parse().ok()?;
         let goes_on = words.next()? == "1";
         let addresses = words.next()?.split(',').map(str::to_owned).collect();
         Some(Self {
             listener,
             status: (status > 2).then_some(status),
+            nonce,
             goes_on,
             addresses,
         })
@@ -556,6 +573,7 @@ mod tests {
         let inherited = Inherited {
             listener: 7,
             status: None,
+            nonce: Uuid::from_u128(12),
             goes_on: true,
             addresses: vec!["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()],
         };
@@ -569,7 +587,7 @@ mod tests {
             ..inherited
         };
         assert_eq!(Inherited::parse(&first.to_text()), Some(first));
-        assert_eq!(Inherited::parse("1 -1 0 x"), None);
+        assert_eq!(Inherited::parse(&format!("1 -1 {} 0 x", Uuid::nil())), None);
         assert_eq!(Inherited::parse("x"), None);
     }
 }

@@ -293,6 +293,10 @@ fn work(
 /// are any.
 fn lead(options: &RunOptions, outputs: &[OutputSpec], sinks: &Sinks) -> Result<Begun, RunError> {
     let (begun, loads) = begin(options, outputs, sinks)?;
+    if let Some(cluster) = &options.cluster {
+        // Before the targets are claimed: a new job that has claimed them must not begin again.
+        cluster.begun();
+    }
     if let Begun::Now(beginning) = &begun {
         let job = beginning.job.as_deref();
         prepare_sinks(outputs, sinks, beginning.partitions.len(), job)?;
@@ -331,6 +335,9 @@ fn follow(
         (Some(state), Some(part)) => Some((state, processes::find(state, plan.run, part)?)),
         _ => None,
     };
+    if let Some((_, found)) = &found {
+        processes::look_for_outputs(outputs, sinks, &found.job)?;
+    }
     // Nothing is to be claimed any more, but each host needs its folders.
     prepare_sinks(outputs, sinks, work.partitions as usize, None)?;
     let (kept, job) = found.map_or((None, None), |(state, found)| {

@@ -15,9 +15,10 @@ use uuid::Uuid;
 
 use super::RunError;
 use super::control::{Notice, Notices};
+use super::execute::Sinks;
 use super::state::StateOptions;
 use crate::cluster::{Cluster, JobPart};
-use crate::sink::JobContext;
+use crate::sink::{JobContext, OutputSpec};
 use crate::state::{Checkpoint, LogView, Manifest, checkpoint};
 
 /// How long a process looks for what process 0 has put into the state: network file systems may
@@ -99,6 +100,43 @@ fn look_for(log: &LogView, state: &StateOptions) -> Result<(), RunError> {
     Ok(())
 }
 
+/// What process 0 has put into the targets must be seen here: a folder of this host alone is not
+/// the output.
+///
+/// # Errors
+/// [`RunError::Refused`] when it is not seen.
+pub fn look_for_outputs(
+    outputs: &[OutputSpec],
+    sinks: &Sinks,
+    job: &JobContext,
+) -> Result<(), RunError> {
+    let deadline = Instant::now() + SEEN_WITHIN;
+    for output in outputs {
+        for factory in sinks.get(output.name).into_iter().flatten() {
+            let sees = || {
+                let seen = factory.sees_job(output, job);
+                seen.map_err(|error| RunError::Sink {
+                    output: output.name,
+                    error,
+                })
+            };
+            while !sees()? {
+                if Instant::now() > deadline {
+                    return Err(RunError::Refused(format!(
+                        "output {}: {}: what process 0 has put there is not seen here, or is of \
+                         another job: the output must be one place for all processes, a folder \
+                         that all hosts share or s3://BUCKET/PREFIX",
+                        output.name,
+                        factory.identity()
+                    )));
+                }
+                std::thread::sleep(SEEN_WITHIN / 100);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// In a process without the coordinator: what would be told to it goes to process 0.
 pub fn forward_notices(notices: &Notices, cluster: &Arc<Cluster>) {
     let cluster = Arc::clone(cluster);
@@ -125,6 +163,7 @@ mod tests {
             nonce: Uuid::from_u128(nonce),
             at: EventTime(0),
             by: "a test".to_owned(),
+            goes_on: false,
         }
     }
 

@@ -185,6 +185,7 @@ fn starter(nonce: u128) -> Starter {
         nonce: Uuid::from_u128(nonce),
         at: EventTime(0),
         by: "test".to_owned(),
+        goes_on: false,
     }
 }
 

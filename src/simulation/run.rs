@@ -239,6 +239,7 @@ fn state(shape: &Shape, nonce: Uuid) -> StateOptions {
             nonce,
             at: EventTime(0),
             by: "simulated".to_owned(),
+            goes_on: false,
         },
     }
 }

@@ -18,6 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use self::staging::Out;
 use self::windows::Windows;
 use super::commit::check_newest;
 use super::commit::claim::{Claim, FilePlace};
+use super::commit::owner::read_owner;
 use super::encode::Projection;
 #[cfg(feature = "parquet")]
 use super::encode::columnar::Codec;
@@ -318,6 +320,23 @@ impl SinkFactory for FilesFactory {
         self.claim(output, job, true)
     }
 
+    fn sees_job(&self, output: &OutputSpec, job: &JobContext) -> Result<bool, SinkError> {
+        match &self.place {
+            Place::Folder(path) => {
+                let marker = path.join(self.naming(output, Some(job), "").marker());
+                let bytes = match fs::read(&marker) {
+                    Ok(bytes) => bytes,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                    Err(error) => return Err(SinkError::io(marker.display(), &error)),
+                };
+                let owner = read_owner(&bytes, &marker.display().to_string())?;
+                Ok(owner.job == job.job)
+            }
+            #[cfg(feature = "s3")]
+            Place::Bucket { .. } => Ok(true),
+        }
+    }
+
     fn open(
         &self,
         output: &OutputSpec,
@@ -572,6 +591,25 @@ mod tests {
                 "windows-jffffffff-20240101T001500Z-20240101T003000Z-s003.csv.gz",
             ]
         );
+    }
+
+    /// As on two hosts, whose folders may be one or not.
+    #[test]
+    fn another_process_sees_whose_folder_it_is() {
+        let (output, mine) = (windows(Layout::Flat), job(1, None, None));
+        let root = tempfile::tempdir().unwrap();
+        let factory = factory(root.path());
+        let sees = |job: &JobContext| factory.sees_job(&output, job).unwrap();
+        assert!(!sees(&mine));
+        factory.prepare(&output, 1, None).unwrap();
+        assert!(!sees(&mine));
+        factory.prepare(&output, 1, Some(&mine)).unwrap();
+        assert!(sees(&mine));
+        let other = JobContext {
+            job: JobId(uuid::Uuid::from_u128(u128::MAX)),
+            ..job(1, None, None)
+        };
+        assert!(!sees(&other));
     }
 
     #[test]

@@ -176,6 +176,15 @@ pub trait SinkFactory: Send + Sync {
         Ok(())
     }
 
+    /// Whether this process sees what the first process of a run has put there for `job`; yes,
+    /// where nothing can be put that others do not see.
+    ///
+    /// # Errors
+    /// When the target cannot be looked at.
+    fn sees_job(&self, _output: &OutputSpec, _job: &JobContext) -> Result<bool, SinkError> {
+        Ok(true)
+    }
+
     /// Opens a sink for `shards`. Called on the sink's own thread.
     ///
     /// # Errors

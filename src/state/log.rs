@@ -28,7 +28,7 @@ use crate::sink::{JobId, RunNumber};
 use crate::source::Partition;
 use crate::time::EventTime;
 
-pub use self::claim::{Claim, Starter, claim};
+pub use self::claim::{Claim, Starter, claim, nonce_of_series};
 pub use self::past::Past;
 pub use self::writer::{LogView, LogWriteError, LogWriter};
 

@@ -30,7 +30,7 @@ pub use self::folder::FolderStorage;
 pub use self::frame::FrameError;
 pub use self::log::{
     Claim, JobRecord, LogItem, LogObject, LogView, LogWriteError, LogWriter, Past, Starter,
-    Takeover, claim, peek,
+    Takeover, claim, nonce_of_series, peek,
 };
 pub use self::manifest::{
     Checksum, Digest, EpochDigest, Manifest, ObjectRef, OutputTotals, PartitionState,

@@ -24,6 +24,39 @@ pub struct Starter {
     pub at: EventTime,
     /// Host and process, for people.
     pub by: String,
+    /// Whether an earlier start of the same series has begun a run, which this one goes on with: then
+    /// the newest run must be of this series.
+    pub goes_on: bool,
+}
+
+/// The nonce of one start of a series: whoever supervises a run starts it again and again.
+pub fn nonce_of_series(series: Uuid, start: u32) -> Uuid {
+    Uuid::from_u128((series_of(series) << u32::BITS) | u128::from(start))
+}
+
+const fn series_of(nonce: Uuid) -> u128 {
+    nonce.as_u128() >> u32::BITS
+}
+
+impl Starter {
+    /// Whether it may take over what has `top` as its newest object.
+    fn check(&self, place: &str, top: Option<&LogObject>) -> Result<(), StateError> {
+        if !self.goes_on {
+            return Ok(());
+        }
+        match top {
+            Some(top) if series_of(top.nonce) == series_of(self.nonce) => Ok(()),
+            Some(top) => Err(StateError::Refused(format!(
+                "{place}: run {} of somebody else has taken over; the run that it has ended is not \
+                 started again",
+                top.run
+            ))),
+            None => Err(StateError::Refused(format!(
+                "{place}: the run that is to be started again has left nothing there: the state is \
+                 gone"
+            ))),
+        }
+    }
 }
 
 /// A log that belongs to a run, until a newer one claims it.
@@ -47,11 +80,13 @@ pub struct Claim {
 /// between the look and the put, and the claim is repeated above the highest.
 ///
 /// # Errors
-/// When the storage fails, or an object that must be read is damaged.
+/// When the storage fails, an object that must be read is damaged, or a run that is not the
+/// starter's has taken over.
 pub fn claim(storage: Arc<dyn Storage>, starter: &Starter) -> Result<Claim, StateError> {
     let mut top = highest(&*storage)?;
     let mut last = RunNumber(0);
     loop {
+        starter.check(&storage.name(), top.as_ref().map(|(_, object)| object))?;
         if let Some((_, object)) = &top {
             last = last.max(object.run);
         }

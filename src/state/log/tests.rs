@@ -22,6 +22,7 @@ pub(in crate::state) fn starter(nonce: u128) -> Starter {
         nonce: Uuid::from_u128(nonce),
         at: EventTime(1_700_000_000_000),
         by: "test".to_owned(),
+        goes_on: false,
     }
 }
 
@@ -585,4 +586,29 @@ proptest! {
             world.judge(&past);
         }
     }
+}
+
+/// A supervised run comes back after somebody else has taken over.
+#[test]
+fn a_run_that_was_superseded_does_not_come_back() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
+    let start = |start, goes_on| Starter {
+        nonce: nonce_of_series(Uuid::from_u128(7 << 32), start),
+        goes_on,
+        ..starter(0)
+    };
+    let try_claim = |starter: &Starter| claim(Arc::clone(&storage), starter).map(|it| it.run().0);
+    let refused = |result: Result<u64, StateError>| {
+        let error = result.expect_err("refused");
+        assert!(error.is_refusal(), "{error:?}");
+        error.to_string()
+    };
+    assert!(refused(try_claim(&start(0, true))).contains("gone"));
+    assert_eq!(try_claim(&start(1, false)).expect("claimed"), 1);
+    // Also one that has claimed and did not get further.
+    assert_eq!(try_claim(&start(2, true)).expect("claimed"), 2);
+    assert_eq!(try_claim(&start(4, true)).expect("claimed"), 3);
+    assert_eq!(try_claim(&starter(8 << 32)).expect("claimed"), 4);
+    assert!(refused(try_claim(&start(5, true))).contains("run 4 of somebody else"));
+    assert_eq!(try_claim(&starter(9 << 32)).expect("claimed"), 5);
 }
