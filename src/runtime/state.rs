@@ -517,6 +517,7 @@ mod tests {
                     nonce: Uuid::from_u128(nonce),
                     at: EventTime(0),
                     by: "a test".to_owned(),
+                    goes_on: false,
                 },
             };
             let source: SharedSource = Arc::new(Input {
