@@ -392,8 +392,10 @@ fn together(
     outputs: &[OutputSpec],
 ) -> Total {
     if !cluster.shape().leads() {
-        let share = metrics.share(unmatched, cluster.usage_of_this()());
-        cluster.hand_in(Part { share, fates });
+        cluster.hand_in(|| Part {
+            share: metrics.share(unmatched, cluster.usage_of_this()()),
+            fates,
+        });
         return Total::new();
     }
     let names: Vec<_> = outputs.iter().map(|output| output.name).collect();
