@@ -32,7 +32,7 @@ const BEAT: Duration = Duration::from_secs(1);
 const SHARE: Duration = Duration::from_millis(200);
 /// How long to wait for the reason why a connection was closed, when the process may have said it.
 const LAST_WORD: Duration = Duration::from_millis(500);
-/// How long to try to say the last words of this process.
+/// How long to try to say the last words of this process: to the others, and to people.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What a process must know or do for this.
@@ -298,8 +298,9 @@ impl Cluster {
         }
         let address = &self.addresses[process];
         let text = format!("process {process} ({address}) is lost: {why}");
-        terminal::message(format_args!("error: {text}; this process ends as well"));
+        // The others first: nobody may read the standard error.
         self.fail(PEER_LOST, &text);
+        say(format!("error: {text}; this process ends as well"));
         end(PEER_LOST);
     }
 
@@ -549,6 +550,19 @@ fn process_of(thread: &str) -> Option<usize> {
         .strip_prefix("timely:recv-")
         .or_else(|| thread.strip_prefix("timely:send-"))?;
     number.parse().ok()
+}
+
+/// Writes a message to standard error, and does not wait for it for long.
+fn say(text: String) {
+    let (sender, said) = crossbeam_channel::bounded(1);
+    let write = move || {
+        terminal::message(format_args!("{text}"));
+        // Nobody waits any more.
+        let _ = sender.send(());
+    };
+    if thread::Builder::new().spawn(write).is_ok() {
+        let _ = said.recv_timeout(FAREWELL);
+    }
 }
 
 /// Ends the process, without waiting for anything.
