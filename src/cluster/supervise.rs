@@ -511,7 +511,10 @@ impl Inherited {
         let status = self.status.unwrap_or(-1);
         let goes_on = u8::from(self.goes_on);
         let addresses = self.addresses.join(",");
-        format!("{} {status} {} {goes_on} {addresses}", self.listener, self.nonce)
+        format!(
+            "{} {status} {} {goes_on} {addresses}",
+            self.listener, self.nonce
+        )
     }
 
     fn parse(text: &str) -> Option<Self> {

@@ -409,6 +409,7 @@ fn state(log: &KeptLog) -> StateOptions {
             nonce: uuid::Uuid::new_v4(),
             at: now,
             by: "test".to_owned(),
+            goes_on: false,
         },
     }
 }
