@@ -262,14 +262,12 @@ pub fn supervise_all(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Result<
     let signals = signals.map_err(|error| CliError::Failed(format!("signals: {error}")))?;
     // What is wrong with the flags is said once.
     drop(Plan::new(entry, matches)?);
-    let program = std::env::current_exe().map_err(cannot_start)?;
-    let has_state = matches.contains_id("state");
-    let restarts = matches.get_one::<u32>("restarts").copied().unwrap_or(0);
     let supervision = Supervision {
-        program,
+        program: build::program().map_err(cannot_start)?,
         arguments: std::env::args_os().skip(1).collect(),
         processes: processes(matches),
-        restarts: if has_state { restarts } else { 0 },
+        has_state: matches.contains_id("state"),
+        restarts: matches.get_one::<u32>("restarts").copied().unwrap_or(0),
         grace: heartbeat_timeout(matches) + GRACE,
     };
     let code = supervise(&supervision, &children).map_err(cannot_start)?;

@@ -42,7 +42,12 @@ fn hash(mut program: impl Read) -> io::Result<u64> {
     let (mut hash, mut chunk) = (0, Vec::with_capacity(CHUNK));
     loop {
         chunk.clear();
-        if program.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)? == 0 {
+        if program
+            .by_ref()
+            .take(CHUNK as u64)
+            .read_to_end(&mut chunk)?
+            == 0
+        {
             return Ok(hash);
         }
         hash = XxHash3_64::oneshot_with_seed(hash, &chunk);

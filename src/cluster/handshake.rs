@@ -118,6 +118,9 @@ pub enum HandshakeError {
     /// It does not know the secret.
     #[error("it does not know this secret; give all processes the same one")]
     Secret,
+    /// It went away before it was known.
+    #[error("it went away before it proved that it knows the secret")]
+    Unproven,
     /// It knows the secret, and was started otherwise: the text names both.
     #[error("{0}; start all processes with the same program and flags")]
     Mismatch(String),
@@ -299,9 +302,9 @@ pub fn accept(
     let sent = encode(&ours);
     timed.write_all(&framed(&sent))?;
     timed.write_all(&secret.prove(&[b"acceptor", &heard, &sent]))?;
-    // Whoever goes away now cannot prove anything, or does not believe what was proved here.
+    // Whoever goes away now has ended, or does not believe what was proved here.
     let proof = timed.proof().map_err(|error| match error {
-        HandshakeError::Io(_) => HandshakeError::Secret,
+        HandshakeError::Io(_) => HandshakeError::Unproven,
         other => other,
     })?;
     if !secret.is_proof(&[b"dialer", &heard, &sent], &proof) {
@@ -381,7 +384,7 @@ mod tests {
         let (dialed, accepted) = meet(hello(), ["a", "b"], shape(0));
         assert!(matches!(dialed, Err(HandshakeError::Secret)), "{dialed:?}");
         assert!(
-            matches!(accepted, Err(HandshakeError::Secret)),
+            matches!(accepted, Err(HandshakeError::Unproven)),
             "{accepted:?}"
         );
     }

@@ -32,7 +32,7 @@ const BEAT: Duration = Duration::from_secs(1);
 const SHARE: Duration = Duration::from_millis(200);
 /// How long to wait for the reason why a connection was closed, when the process may have said it.
 const LAST_WORD: Duration = Duration::from_millis(500);
-/// How long to try to say the last words of this process.
+/// How long to try to say the last words of this process: to the others, and to people.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What a process must know or do for this.
@@ -59,6 +59,9 @@ pub struct Cluster {
     addresses: Vec<String>,
     callbacks: Callbacks,
     counters: OnceLock<Counters>,
+    /// Whether the last of the counters was told. Held from the look at the counters until they are
+    /// on their way: what is looked at first comes first, and all of it comes.
+    has_counted: Mutex<bool>,
     data: Mutex<Option<Vec<Option<TcpStream>>>>,
     /// What is to be written; gone when this process has said everything.
     outboxes: Mutex<BTreeMap<usize, Sender<Vec<u8>>>>,
@@ -104,6 +107,7 @@ impl Cluster {
             addresses: options.addresses,
             callbacks,
             counters: OnceLock::new(),
+            has_counted: Mutex::default(),
             data: Mutex::new(Some(data)),
             outboxes: Mutex::new(outboxes),
             written,
@@ -241,9 +245,14 @@ impl Cluster {
         self.tell(0, &Message::Stop);
     }
 
-    /// In the other processes: hands in what was done, and waits until all others have done so.
-    pub fn hand_in(&self, part: Part) {
-        self.tell(0, &Message::Part(Box::new(part)));
+    /// In the other processes: hands in what was done (`part` looks at the counters for the last
+    /// time), and waits until all others have done so.
+    pub fn hand_in(&self, part: impl FnOnce() -> Part) {
+        {
+            let mut has_counted = lock(&self.has_counted);
+            *has_counted = true;
+            self.tell(0, &Message::Part(Box::new(part())));
+        }
         self.wait(|process, message| match message {
             Message::Bye if process == 0 => Ok(()),
             other => Err(other),
@@ -289,8 +298,9 @@ impl Cluster {
         }
         let address = &self.addresses[process];
         let text = format!("process {process} ({address}) is lost: {why}");
-        terminal::message(format_args!("error: {text}; this process ends as well"));
+        // The others first: nobody may read the standard error.
         self.fail(PEER_LOST, &text);
+        say(format!("error: {text}; this process ends as well"));
         end(PEER_LOST);
     }
 
@@ -425,6 +435,18 @@ impl Cluster {
         lock(&self.health).beat(process, &beat.steps, now);
     }
 
+    /// Tells process 0 what was done until now, unless it knows all of it.
+    fn tell_counters(&self) {
+        if let Some(counters) = self.counters.get()
+            && !self.shape.leads()
+        {
+            let has_counted = lock(&self.has_counted);
+            if !*has_counted {
+                self.tell(0, &Message::Share(Box::new((counters.own)())));
+            }
+        }
+    }
+
     /// Gives signs of life and looks for those of the others, as long as the process lives.
     fn beat(&self, timeout: Duration) {
         let interval = BEAT.min(timeout / 5);
@@ -439,11 +461,7 @@ impl Cluster {
                     steps: steps.collect(),
                 }));
             }
-            if let Some(counters) = self.counters.get()
-                && !self.shape.leads()
-            {
-                self.tell(0, &Message::Share(Box::new((counters.own)())));
-            }
+            self.tell_counters();
             let silence = lock(&self.health).look(Instant::now());
             if let Some(silence) = silence {
                 self.lost(silence.process, &silence.why);
@@ -534,6 +552,19 @@ fn process_of(thread: &str) -> Option<usize> {
     number.parse().ok()
 }
 
+/// Writes a message to standard error, and does not wait for it for long.
+fn say(text: String) {
+    let (sender, said) = crossbeam_channel::bounded(1);
+    let write = move || {
+        terminal::message(format_args!("{text}"));
+        // Nobody waits any more.
+        let _ = sender.send(());
+    };
+    if thread::Builder::new().spawn(write).is_ok() {
+        let _ = said.recv_timeout(FAREWELL);
+    }
+}
+
 /// Ends the process, without waiting for anything.
 fn end(code: u8) -> ! {
     terminal::give_up_line();
@@ -602,7 +633,7 @@ mod tests {
                     ..Share::default()
                 };
                 let fates = BTreeMap::new();
-                cluster.hand_in(Part { share, fates });
+                cluster.hand_in(|| Part { share, fates });
             })
         });
         let others: Vec<_> = others.collect();
@@ -619,6 +650,43 @@ mod tests {
         others
             .into_iter()
             .for_each(|thread| thread.join().expect("no panic"));
+    }
+
+    /// Each look at the counters takes something away: all of it arrives, and nothing after the
+    /// last one.
+    #[test]
+    fn no_counter_is_told_after_the_last() {
+        let all = clusters(2);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let seeing = Arc::clone(&seen);
+        all[0].count(Counters {
+            own: Box::new(Share::default),
+            other: Box::new(move |_, share| lock(&seeing).push(share.read)),
+        });
+        let looks = Arc::new(AtomicU64::new(0));
+        let look = move || Share {
+            read: looks.fetch_add(1, Ordering::SeqCst),
+            ..Share::default()
+        };
+        let own = look.clone();
+        let other = Arc::clone(&all[1]);
+        other.count(Counters {
+            own: Box::new(own),
+            other: Box::new(|_, _| ()),
+        });
+        let telling = Arc::clone(&other);
+        let telling = thread::spawn(move || (0..2000).for_each(|_| telling.tell_counters()));
+        let handing = thread::spawn(move || {
+            other.hand_in(|| Part {
+                share: look(),
+                fates: BTreeMap::new(),
+            });
+        });
+        let last = all[0].parts()[&1].share.read;
+        telling.join().expect("no panic");
+        all[0].leave();
+        handing.join().expect("no panic");
+        assert_eq!(*lock(&seen), (0..last).collect::<Vec<_>>());
     }
 
     #[test]

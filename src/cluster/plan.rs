@@ -30,7 +30,7 @@ pub struct Work {
     pub partitions: u32,
     /// What tells this run's files from those of others.
     pub run_label: String,
-    /// The loads of the dimension tables, oldest first.
+    /// The loads of the dimension tables, oldest first; none, when they lie in the state.
     pub loads: Vec<Vec<u8>>,
     /// The job, when the run has a state.
     pub job: Option<JobPart>,

@@ -51,6 +51,8 @@ pub struct Supervision {
     pub arguments: Vec<OsString>,
     /// How many processes.
     pub processes: usize,
+    /// Whether there is a state to go on from; without one nothing starts again.
+    pub has_state: bool,
     /// How often all may start again before one of their runs was healthy; 0: never.
     pub restarts: u32,
     /// How soon a process must have ended after another one has.
@@ -93,11 +95,16 @@ impl Children {
     }
 
     /// The child has ended and was waited for: its number may be another's soon.
-    fn look(&self, child: &mut Child) -> Option<ExitStatus> {
+    fn look(&self, child: &mut Child) -> Option<End> {
         let mut pids = self.pids();
-        let status = child.try_wait().ok().flatten()?;
+        let end = match child.try_wait() {
+            Ok(None) => return None,
+            Ok(Some(status)) => End::of(status),
+            // Somebody else has waited for it: how it has ended is not known.
+            Err(_) => End::Code(PEER_LOST),
+        };
         pids.retain(|pid| *pid != child.id());
-        Some(status)
+        Some(end)
     }
 }
 
@@ -115,29 +122,26 @@ fn send(pid: u32, signal: i32) {
 /// # Errors
 /// When they cannot be started.
 pub fn supervise(supervision: &Supervision, children: &Children) -> io::Result<u8> {
-    let mut patience = Patience::new(supervision.restarts);
+    wait_for_children()?;
+    let restarts = if supervision.has_state {
+        supervision.restarts
+    } else {
+        0
+    };
+    let mut patience = Patience::new(restarts);
     let (mut goes_on, series) = (false, Uuid::new_v4());
     for start in 0.. {
         let nonce = nonce_of_series(series, start);
         let attempt = Attempt::start(supervision, children, nonce, goes_on)?;
         let ended = attempt.wait(supervision, children);
-        goes_on |= ended.has_begun;
-        let (process, end) = match ended.verdict(children.is_stopping()) {
+        goes_on |= ended.lived.is_some();
+        let (process, end) = match ended.verdict(children.is_stopping(), goes_on) {
             Verdict::Final(code) => return Ok(code),
             Verdict::Again(process, end) => (process, end),
         };
         let what = format!("process {process} {}", end.text());
-        let Some(rest) = patience.rest(ended.lived) else {
-            if supervision.restarts > 0 {
-                let restarts = supervision.restarts;
-                terminal::message(format_args!(
-                    "{what}, after {restarts} restarts in a row (--restarts); giving up"
-                ));
-            } else {
-                terminal::message(format_args!(
-                    "{what}; without --state there is nothing to go on from"
-                ));
-            }
+        let Some(rest) = patience.rest(ended.lived.unwrap_or_default()) else {
+            terminal::message(format_args!("{what}{}", supervision.why_not_again()));
             return Ok(end.code());
         };
         terminal::message(format_args!(
@@ -157,6 +161,27 @@ pub fn supervise(supervision: &Supervision, children: &Children) -> io::Result<u
     }
     // It takes longer than any machine lives to come here.
     Ok(PEER_LOST)
+}
+
+impl Supervision {
+    /// Why nothing starts again, for people, after what has ended how.
+    fn why_not_again(&self) -> String {
+        match self.restarts {
+            _ if !self.has_state => "; without --state there is nothing to go on from".to_owned(),
+            0 => "; nothing starts again (--restarts 0)".to_owned(),
+            restarts => format!(", after {restarts} restarts in a row (--restarts); giving up"),
+        }
+    }
+}
+
+/// Has the system keep for us how a process has ended, also when whoever has started this one did
+/// not want to know that of its own.
+fn wait_for_children() -> io::Result<()> {
+    // SAFETY: installs no handler and takes no pointer of ours.
+    match unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// How often and after which rest to try again.
@@ -242,15 +267,19 @@ enum Verdict {
 struct Ended {
     /// Each with its number, in the order in which they did.
     ends: Vec<(usize, End)>,
-    /// Whether process 0 had begun its run.
-    has_begun: bool,
-    lived: Duration,
+    /// How long ago process 0 has begun its run, if it has.
+    lived: Option<Duration>,
 }
 
 impl Ended {
-    fn verdict(&self, is_stopping: bool) -> Verdict {
+    /// `has_begun`: whether this start or an earlier one has begun the run. Until then, what fails
+    /// is a wrong name or the like.
+    fn verdict(&self, is_stopping: bool, has_begun: bool) -> Verdict {
         let bad = || self.ends.iter().filter(|(_, end)| !end.is_clean());
-        let is_final = |end: &End| matches!(end, End::Code(code) if FINAL.contains(code));
+        let is_final = |end: &End| match end {
+            End::Code(code) => FINAL.contains(code) || (!has_begun && *code != PEER_LOST),
+            End::Signal(_) => false,
+        };
         if let Some((_, end)) = bad().find(|(_, end)| is_final(end)) {
             return Verdict::Final(end.code());
         }
@@ -272,10 +301,10 @@ impl Ended {
 
 /// All processes of one start.
 struct Attempt {
-    started: Instant,
     running: Vec<(usize, Child)>,
     errors: Vec<JoinHandle<()>>,
-    begun: PipeReader,
+    /// When process 0 has begun its run; known when it has ended.
+    begun: Option<JoinHandle<Option<Instant>>>,
 }
 
 impl Attempt {
@@ -294,10 +323,9 @@ impl Attempt {
         let (begun, beginning) = io::pipe()?;
         let secret = draw_text();
         let mut attempt = Self {
-            started: Instant::now(),
             running: Vec::new(),
             errors: Vec::new(),
-            begun,
+            begun: Some(thread::spawn(move || wait_for_beginning(begun))),
         };
         for (process, listener) in listeners.iter().enumerate() {
             let status = (process == 0).then(|| beginning.as_raw_fd());
@@ -326,10 +354,10 @@ impl Attempt {
         let mut deadline: Option<Instant> = None;
         while !self.running.is_empty() {
             self.running.retain_mut(|(process, child)| {
-                let Some(status) = children.look(child) else {
+                let Some(end) = children.look(child) else {
                     return true;
                 };
-                ends.push((*process, End::of(status)));
+                ends.push((*process, end));
                 false
             });
             let is_bad = ends.iter().any(|(_, end)| !end.is_clean());
@@ -347,12 +375,16 @@ impl Attempt {
         for errors in self.errors.drain(..) {
             let _ = errors.join();
         }
-        Ended {
-            ends,
-            has_begun: matches!(self.begun.read(&mut [0]), Ok(1..)),
-            lived: self.started.elapsed(),
-        }
+        let begun = self.begun.take().and_then(|begun| begun.join().ok());
+        let lived = begun.flatten().map(|begun| begun.elapsed());
+        Ended { ends, lived }
     }
+}
+
+/// Until process 0 says that it has begun its run, or has ended without.
+fn wait_for_beginning(mut begun: PipeReader) -> Option<Instant> {
+    let said = begun.read(&mut [0]);
+    matches!(said, Ok(1..)).then(Instant::now)
 }
 
 impl Drop for Attempt {
@@ -372,6 +404,9 @@ fn command(
     secret: &str,
 ) -> Command {
     let mut command = Command::new(&supervision.program);
+    if let Some(name) = std::env::args_os().next() {
+        command.arg0(name);
+    }
     command
         .args(&supervision.arguments)
         .arg("-p")
@@ -476,7 +511,10 @@ impl Inherited {
         let status = self.status.unwrap_or(-1);
         let goes_on = u8::from(self.goes_on);
         let addresses = self.addresses.join(",");
-        format!("{} {status} {} {goes_on} {addresses}", self.listener, self.nonce)
+        format!(
+            "{} {status} {} {goes_on} {addresses}",
+            self.listener, self.nonce
+        )
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -532,13 +570,15 @@ fn close_on_exec(descriptor: RawFd) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn verdict(ends: &[End], is_stopping: bool) -> Verdict {
-        let ended = Ended {
+    fn ended(ends: &[End]) -> Ended {
+        Ended {
             ends: ends.iter().copied().enumerate().collect(),
-            has_begun: true,
-            lived: Duration::ZERO,
-        };
-        ended.verdict(is_stopping)
+            lived: None,
+        }
+    }
+
+    fn verdict(ends: &[End], is_stopping: bool) -> Verdict {
+        ended(ends).verdict(is_stopping, true)
     }
 
     #[test]
@@ -554,6 +594,46 @@ mod tests {
         assert_eq!(verdict(&[Code(70), Code(70)], false), Again(0, Code(70)));
         assert_eq!(verdict(&[Code(70), Code(4)], false), Final(4));
         assert_eq!(verdict(&[Code(2), Code(70)], false), Final(2));
+    }
+
+    #[test]
+    fn what_fails_before_a_run_is_not_tried_again() {
+        use End::{Code, Signal};
+        use Verdict::{Again, Final};
+        let verdict = |ends: &[End]| ended(ends).verdict(false, false);
+        assert_eq!(verdict(&[Code(70), Code(1)]), Final(1));
+        assert_eq!(verdict(&[Signal(9), Code(1)]), Final(1));
+        assert_eq!(verdict(&[Code(70), Signal(9)]), Again(1, Signal(9)));
+        assert_eq!(verdict(&[Code(70), Code(70)]), Again(0, Code(70)));
+    }
+
+    #[test]
+    fn why_nothing_starts_again_is_told() {
+        let why = |has_state, restarts| {
+            let supervision = Supervision {
+                program: PathBuf::new(),
+                arguments: Vec::new(),
+                processes: 2,
+                has_state,
+                restarts,
+                grace: Duration::ZERO,
+            };
+            supervision.why_not_again()
+        };
+        assert!(why(false, 10).contains("without --state"));
+        assert!(why(true, 0).contains("--restarts 0"));
+        assert!(why(true, 3).contains("after 3 restarts"));
+    }
+
+    #[test]
+    fn a_run_lives_from_its_beginning_on() {
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        let begun = thread::spawn(move || wait_for_beginning(reader));
+        io::Write::write_all(&mut writer, &[1]).expect("written");
+        assert!(begun.join().expect("no panic").is_some());
+        let (reader, writer) = io::pipe().expect("a pipe");
+        drop(writer);
+        assert_eq!(wait_for_beginning(reader), None);
     }
 
     #[test]

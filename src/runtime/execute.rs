@@ -327,16 +327,22 @@ fn follow(
         return Ok(Begun::Drained(plan.run));
     };
     let work = *work;
-    if let Some(dimensions) = options.pipeline.dimensions() {
-        let restored = dimensions.restore(&work.loads, 0);
-        restored.map_err(RunError::Dimensions)?;
-    }
+    let dimensions = options.pipeline.dimensions();
     let found = match (&options.state, work.job) {
         (Some(state), Some(part)) => Some((state, processes::find(state, plan.run, part)?)),
         _ => None,
     };
-    if let Some((_, found)) = &found {
-        processes::look_for_outputs(outputs, sinks, &found.job)?;
+    match (&found, &dimensions) {
+        (Some((state, found)), _) => {
+            let (storage, run) = (&*state.storage, found.job.run);
+            state::restore_dimensions(storage, run, &work.resume, dimensions.as_deref())?;
+            processes::look_for_outputs(outputs, sinks, &found.job)?;
+        }
+        (None, Some(dimensions)) => {
+            let restored = dimensions.restore(&work.loads, 0);
+            restored.map_err(RunError::Dimensions)?;
+        }
+        (None, None) => {}
     }
     // Nothing is to be claimed any more, but each host needs its folders.
     prepare_sinks(outputs, sinks, work.partitions as usize, None)?;
@@ -391,8 +397,10 @@ fn together(
     outputs: &[OutputSpec],
 ) -> Total {
     if !cluster.shape().leads() {
-        let share = metrics.share(unmatched, cluster.usage_of_this()());
-        cluster.hand_in(Part { share, fates });
+        cluster.hand_in(|| Part {
+            share: metrics.share(unmatched, cluster.usage_of_this()()),
+            fates,
+        });
         return Total::new();
     }
     let names: Vec<_> = outputs.iter().map(|output| output.name).collect();
@@ -525,7 +533,8 @@ enum Begun {
     Drained(Uuid),
 }
 
-/// Where the run goes on, and the loads of the dimension tables that it needs for that.
+/// Where the run goes on, and, without a state, the loads of the dimension tables that it needs for
+/// that: with one they are there.
 fn begin(
     options: &RunOptions,
     outputs: &[OutputSpec],
@@ -570,7 +579,6 @@ fn begin(
         ));
         return Ok((Begun::Drained(run), Vec::new()));
     }
-    let loads = opened.loads;
     let recorder = Some((opened.writer, opened.retention));
     let beginning = Beginning {
         run,
@@ -589,7 +597,7 @@ fn begin(
         job: Some(Arc::new(opened.job)),
         recorder: Some(Recorder::new(recorder, options.notices.clone())),
     };
-    Ok((Begun::Now(Box::new(beginning)), loads))
+    Ok((Begun::Now(Box::new(beginning)), Vec::new()))
 }
 
 /// Partitions that are there now and that the state does not know were found since.

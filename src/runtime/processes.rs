@@ -228,6 +228,18 @@ mod tests {
     }
 
     #[test]
+    fn a_state_that_is_gone_says_nothing_of_the_newest_run() {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
+        begin(&storage, 5);
+        let found = find_run(&storage, 5).expect("seen");
+        for name in storage.list("log/").expect("listed") {
+            storage.delete(&name).expect("deleted");
+        }
+        let error = found.job.log.newest_run().expect_err("gone");
+        assert!(error.to_string().contains("the log is gone"), "{error}");
+    }
+
+    #[test]
     fn a_folder_of_this_host_alone_is_refused() {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
         let refused = |nonce| {

@@ -133,7 +133,7 @@ fn prepare(
     options.source.remember(&known);
     let resume = state::resume(&recording.job, after, epochs, wall_clock());
     let dimensions = options.pipeline.dimensions();
-    state::restore_dimensions(&*options.storage, NO_RUN, &resume, dimensions.as_deref()).map(drop)
+    state::restore_dimensions(&*options.storage, NO_RUN, &resume, dimensions.as_deref())
 }
 
 fn run_slice(

@@ -55,8 +55,6 @@ pub struct Opened {
     pub restored: Vec<Checkpoint>,
     /// The partitions that are there now.
     pub partitions: Vec<Partition>,
-    /// The loads of the dimension tables that are in use, as they are stored, oldest first.
-    pub loads: Vec<Vec<u8>>,
 }
 
 /// What the run is, apart from its state.
@@ -99,7 +97,7 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
         let retention = writer.retention(options.history, &past.job, Some(&past));
         let manifest = past.manifest.as_ref();
         let resume = resume(&past.job, manifest, past.epochs.clone(), setting.started_at);
-        let loads = restore_dimensions(state, writer.run(), &resume, setting.dimensions)?;
+        restore_dimensions(state, writer.run(), &resume, setting.dimensions)?;
         return Ok(Opened {
             job: job_context(options, &writer, past.job.job, Some(&past)),
             resume,
@@ -108,7 +106,6 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
             manifest: past.manifest,
             restored,
             partitions,
-            loads,
         });
     }
     let dims = first_load(state, claim.run(), setting)?;
@@ -136,11 +133,6 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
         manifest: None,
         restored: Vec::new(),
         partitions,
-        loads: setting
-            .dimensions
-            .map(|it| it.stored().bytes)
-            .into_iter()
-            .collect(),
     })
 }
 
@@ -362,22 +354,22 @@ fn first_load(
     Ok(Some(number))
 }
 
-/// Puts the dimension tables back as they were; the loads that were needed for it.
+/// Puts the dimension tables back as they were.
 pub(super) fn restore_dimensions(
     storage: &dyn Storage,
     run: RunNumber,
     resume: &Resume,
     dimensions: Option<&dyn DimLoader>,
-) -> Result<Vec<Vec<u8>>, RunError> {
+) -> Result<(), RunError> {
     let Some(dimensions) = dimensions else {
-        return Ok(Vec::new());
+        return Ok(());
     };
     let recorded = resume.recorded.iter().filter_map(|entry| entry.dims);
     let last = recorded.max().or(resume.dims_next).unwrap_or(resume.dims);
     let loads = dims::load_up_to(storage, last)?;
     let next = dims::first_number(run);
     let restored = dimensions.restore(&loads, next);
-    restored.map_err(RunError::Dimensions).map(|()| loads)
+    restored.map_err(RunError::Dimensions)
 }
 
 /// Whether nothing is left to be done: the input was declared complete, and all of it is

@@ -133,6 +133,7 @@ impl<T: FixedLayout> Wire for T {
     }
 
     fn read_many<C: Codec>(count: usize, input: &mut Input<'_>) -> Result<Vec<Self>, WireError> {
+        const { assert!(Self::LEAST > 0, "values without a size cannot be counted") }
         let bytes = input.take(count.saturating_mul(Self::LEAST))?;
         let raws = bytes.chunks_exact(Self::LEAST);
         let mut values = Vec::with_capacity(count);

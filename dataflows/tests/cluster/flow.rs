@@ -1,7 +1,10 @@
 //! A slow sink of one process is no memory of another, nor is a partition that is far behind.
 
+use std::fs::OpenOptions;
+use std::io::Read;
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use highwater::epoch::{EpochEntry, PartitionReport};
@@ -10,22 +13,30 @@ use highwater::state::{StorageOptions, open};
 
 use super::support::{Running, child, done, memory, wait_for};
 
+/// For how long a process may make no step in the test of a sink that waits, in seconds.
+const HEARTBEAT_S: u64 = 2;
+
 /// The generator makes some 100 MB a second, half of it in each process, and nobody takes the results.
+/// A sink that waits for longer than a process may be silent is no reason to end anything.
 #[test]
 fn memory_stays_small_while_nobody_takes_the_results() {
     let dir = tempfile::tempdir().expect("a folder");
     let pipe = dir.path().join("pipe");
     let made = Command::new("mkfifo").arg(&pipe).status();
     assert!(made.expect("mkfifo").success());
-    // Somebody has it open and reads nothing.
-    let reader = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(&pipe);
+    // Somebody has it open, also for writing, so that it can be opened before there is a run.
+    let reader = OpenOptions::new().read(true).write(true).open(&pipe);
+    let reader = reader.expect("the pipe is open");
     let run = Running::start(
         dir.path(),
-        "run cars --speed max --events 1_000_000_000 --to enriched=ndjson:{dir}/pipe -n 2",
+        &format!(
+            "run cars --speed max --events 1_000_000_000 --to enriched=ndjson:{{dir}}/pipe -n 2 \
+             --heartbeat-timeout {HEARTBEAT_S}s"
+        ),
     );
+    let first = first_byte(reader.try_clone().expect("a pipe"));
+    wait_for("a record", || first.try_recv().ok());
+    // From here on, it reads nothing.
     let ids: Vec<_> = (0..2)
         .map(|index| wait_for("the process", || child(run.id(), index)))
         .collect();
@@ -47,7 +58,23 @@ fn memory_stays_small_while_nobody_takes_the_results() {
     for bytes in settled {
         assert!(bytes < 300 << 20, "{settled:?}");
     }
+    std::thread::sleep(Duration::from_secs(2 * HEARTBEAT_S));
+    let now = [child(run.id(), 0), child(run.id(), 1)];
+    assert_eq!(now.to_vec(), ids.into_iter().map(Some).collect::<Vec<_>>());
+    assert_eq!(run.said().find("lost"), None, "{}", run.said());
     drop(reader);
+}
+
+/// Tells when there is a byte in the pipe, and takes it.
+fn first_byte(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<u8> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut byte = [0];
+        pipe.read_exact(&mut byte).expect("a byte");
+        // Nobody waits any more: then the test has failed.
+        let _ = sender.send(byte[0]);
+    });
+    receiver
 }
 
 /// What the log says of two partitions that different processes read.

@@ -33,6 +33,33 @@ fn a_stopped_process_is_killed_and_started_again_with_all_others() {
     job.is_as_if_undisturbed();
 }
 
+/// Whoever supervises a run that a newer one has fenced leaves it at that.
+#[test]
+fn a_fenced_run_is_not_started_again() {
+    let job = Job::new();
+    let older = job.start("-n 2");
+    job.waits_for_alerts(job.all_alerts() / 8);
+    let newer = job.start("-n 2");
+    let (code, text) = older.end();
+    assert_eq!(code, 4, "{text}");
+    assert!(!text.contains("start again"), "{text}");
+    let (code, text) = newer.end();
+    assert_eq!(code, 0, "{text}");
+    job.is_as_if_undisturbed();
+}
+
+/// What is wrong before anything has begun is wrong the next time as well.
+#[test]
+fn a_run_that_cannot_begin_is_not_started_again() {
+    let job = Job::new();
+    let line = "run cars --from file:{dir}/nothing.ndjson --state {dir}/none --to null: -n 2";
+    let run = super::support::Running::start(job.dir(), line);
+    let (code, text) = run.end();
+    assert!(code != 0 && code != 70, "{code}: {text}");
+    assert!(text.contains("nothing.ndjson"), "{text}");
+    assert!(!text.contains("start again"), "{text}");
+}
+
 #[test]
 fn without_a_state_nothing_is_started_again() {
     let job = Job::new();

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 /// How long a condition may take that depends on other processes, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What all processes of a test know.
-pub const SECRET: &str = "a secret of the tests alone";
+const SECRET: &str = "a secret of the tests alone";
 
 /// A command line of the binary; paths of the test's folder stand for `{dir}`.
 pub fn words(dir: &Path, line: &str) -> Vec<String> {

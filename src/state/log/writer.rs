@@ -201,8 +201,15 @@ impl LogView {
         {
             return Ok(self.run);
         }
-        let top = highest(&*self.storage)?;
-        Ok(top.map_or(self.run, |(_, object)| object.run))
+        match highest(&*self.storage)? {
+            Some((_, object)) => Ok(object.run),
+            None if self.last.is_some() => Ok(self.run),
+            // The newest takeover is never deleted.
+            None => Err(StateError::Refused(format!(
+                "{}: the log is gone: somebody has removed the state, or it lies elsewhere now",
+                self.storage.name()
+            ))),
+        }
     }
 
     /// Whether nothing but this run's own objects stand after this number.
