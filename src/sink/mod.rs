@@ -167,8 +167,8 @@ pub trait SinkFactory: Send + Sync {
         job: Option<&JobContext>,
     ) -> Result<(), SinkError>;
 
-    /// Checks whether a job that is to begin may have the target, and changes nothing: asked before
-    /// an earlier job in the same state is given up for it.
+    /// Checks whether `job`, to which the target is new, may have it, and changes nothing: asked
+    /// before the run that goes on, or an earlier job in the same state, is ended for it.
     ///
     /// # Errors
     /// [`SinkError::Refused`] when the target holds something that is not to be removed.
