@@ -121,6 +121,9 @@ fn heartbeat_timeout(matches: &ArgMatches) -> Duration {
 impl Member {
     fn new(matches: &ArgMatches, shape: Shape) -> Result<Self, CliError> {
         let inherited = Inherited::find().map_err(CliError::Usage)?;
+        if inherited.is_some() {
+            name_process();
+        }
         let (addresses, listener) = match &inherited {
             Some(inherited) => (inherited.addresses.clone(), inherited.listener()?),
             None => by_hostfile(matches, shape)?,
@@ -186,6 +189,16 @@ impl Member {
         };
         let cluster = Cluster::join(self.options, callbacks);
         cluster.map_err(|error| RunError::from(error).into())
+    }
+}
+
+/// Whoever looks for the program by its name finds this process, which was started as
+/// `/proc/self/exe`.
+fn name_process() {
+    let program = std::env::args_os().next().unwrap_or_default();
+    if let Some(name) = Path::new(&program).file_name() {
+        // Only a name for people: without it all else goes on.
+        let _ = std::fs::write("/proc/self/comm", name.as_encoded_bytes());
     }
 }
 

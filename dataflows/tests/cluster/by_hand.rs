@@ -71,6 +71,32 @@ fn other_flags_are_refused_by_name() {
     assert!(!job.path("state").exists(), "nothing was begun");
 }
 
+/// Two hosts, whose folders have the same name and are not the same.
+#[test]
+fn an_output_folder_of_one_host_alone_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    hostfile(dir.path(), 2);
+    let processes = [0, 1].map(|index| {
+        let host = dir.path().join(format!("host-{index}"));
+        std::fs::create_dir(&host).expect("a folder");
+        let line = format!(
+            "run cars --events 1000 --speed max --state {{dir}}/state --to csv:out {}",
+            hand(index)
+        );
+        Running::start_in(&host, dir.path(), &line)
+    });
+    let [leader, other] = processes.map(Running::end);
+    assert_eq!(other.0, 4, "{}", other.1);
+    assert!(other.1.contains("output windows"), "{}", other.1);
+    assert!(
+        other.1.contains("one place for all processes"),
+        "{}",
+        other.1
+    );
+    assert_eq!(leader.0, 70, "{}", leader.1);
+    assert!(leader.1.contains("exit code 4"), "{}", leader.1);
+}
+
 /// A process that is stopped for longer than the deadline is named; when it goes on, it finds that
 /// the others are gone, and the next run is not disturbed by it.
 #[test]

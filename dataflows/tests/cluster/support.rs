@@ -58,10 +58,23 @@ impl Running {
     }
 
     pub fn start_with(dir: &Path, line: &str, secret: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_highwater"))
-            .args(words(dir, line))
-            .env("NO_COLOR", "1")
-            .env("HIGHWATER_SECRET", secret)
+        Self::spawn(Self::command(dir, line).env("HIGHWATER_SECRET", secret))
+    }
+
+    /// Paths that are not absolute lie in `host`.
+    pub fn start_in(host: &Path, dir: &Path, line: &str) -> Self {
+        let mut command = Self::command(dir, line);
+        Self::spawn(command.current_dir(host).env("HIGHWATER_SECRET", SECRET))
+    }
+
+    fn command(dir: &Path, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
+        command.args(words(dir, line)).env("NO_COLOR", "1");
+        command
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
