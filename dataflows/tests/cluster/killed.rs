@@ -52,7 +52,7 @@ fn a_fenced_run_is_not_started_again() {
 #[test]
 fn a_run_that_cannot_begin_is_not_started_again() {
     let job = Job::new();
-    let line = "run cars --from file:{dir}/nothing.ndjson --state {dir}/none --to null: -n 2";
+    let line = "run factory --from file:{dir}/nothing.ndjson --state {dir}/none --to null: -n 2";
     let run = super::support::Running::start(job.dir(), line);
     let (code, text) = run.end();
     assert!(code != 0 && code != 70, "{code}: {text}");

@@ -397,15 +397,15 @@ fn a_replay_of_another_input_names_what_differs() {
     let done = replayed(&place, "");
     assert_eq!(done.code, 3, "{}{}", done.stdout, done.stderr);
     assert!(
-        done.stderr.contains("records now, and were"),
+        done.stdout.contains("records now, and were"),
         "{}",
-        done.stderr
+        done.stdout
     );
     // A file that is shorter cannot be read as it was.
     change_input(&place, |bytes| bytes.truncate(bytes.len() / 2));
     let done = replayed(&place, "");
     assert_eq!(done.code, 3, "{}{}", done.stdout, done.stderr);
-    assert!(done.stderr.contains("part-00001.ndjson"), "{}", done.stderr);
+    assert!(done.stdout.contains("part-00001.ndjson"), "{}", done.stdout);
 }
 
 #[test]

@@ -91,7 +91,12 @@ impl Out {
         let staging = self.store.staging();
         let failed = |error: io::Error| SinkError::io(staging.display(), &error);
         let shards: Vec<Shard> = shards.collect();
-        for entry in fs::read_dir(staging).map_err(failed)? {
+        let entries = match fs::read_dir(staging) {
+            // A run that was left behind has removed the folder, which was empty, just now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
