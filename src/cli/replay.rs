@@ -149,7 +149,7 @@ fn job(
     let source = settings.source(entry, &flags)?;
     let mut flow = settings.flow(&source, &flags);
     // What it was called then: rows say so.
-    flow.ingest.topic = recorded_source(job).to_owned();
+    recorded_source(job).clone_into(&mut flow.ingest.topic);
     let options = ReplayOptions {
         pipeline: settings.pipeline(entry, &flags)?,
         source,

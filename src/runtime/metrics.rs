@@ -87,8 +87,6 @@ impl Default for Metrics {
 impl Metrics {
     /// Of a command that has started at `started`.
     pub fn since(started: Instant) -> Self {
-        // Invariant: 1 to 2^40 microseconds with two digits is a valid histogram.
-        let latency = Histogram::new_with_bounds(1, 1 << 40, 2).expect("valid bounds");
         let tables = Tables {
             ranges: BTreeMap::new(),
             found: Vec::new(),
@@ -99,7 +97,7 @@ impl Metrics {
             open_windows: BTreeMap::new(),
             holding: None,
             newest: EventTime::MIN,
-            latency,
+            latency: latencies(),
         };
         Self {
             read: AtomicU64::new(0),
@@ -116,6 +114,12 @@ impl Metrics {
             tables: Mutex::new(tables),
         }
     }
+}
+
+/// Of microseconds, up to two weeks, with two digits.
+fn latencies() -> Histogram<u64> {
+    // Invariant: these bounds are valid.
+    Histogram::new_with_bounds(1, 1 << 40, 2).expect("valid bounds")
 }
 
 /// A reading of the counters.

@@ -537,7 +537,7 @@ mod tests {
     }
 
     fn begun(storage: &Arc<MemoryStorage>) -> Opened {
-        FINE.open(storage, 1).1.ok().expect("opened")
+        FINE.open(storage, 1).1.expect("opened")
     }
 
     #[test]
@@ -570,7 +570,7 @@ mod tests {
                     .expect("not fenced");
             }
         }
-        FINE.open(&storage, 3).1.ok().expect("opened");
+        FINE.open(&storage, 3).1.expect("opened");
         assert!(running.writer.append(&[] as &[LogItem]).is_err());
     }
 
