@@ -83,6 +83,7 @@ impl Lock {
 
     /// Takes the lock at `path` if its file is there and surely nobody holds it: not where the file
     /// system knows no locks.
+    #[cfg(any(feature = "s3", test))]
     pub(super) fn try_abandoned(path: &Path) -> Option<Self> {
         let file = File::open(path).ok()?;
         let is_ours = matches!(flock(&file), Ok(true)) && is_same(&file, path);
