@@ -23,7 +23,7 @@ const OUTPUTS: &[Output] = &[
 #[ignore = "needs kafka, postgres and s3: run dev/test"]
 fn kafka_postgres_s3_one_of_three_processes_killed() {
     let outputs = [OUTPUTS, &[Output::new("late", Sink::Ndjson)]].concat();
-    let kills = number("HIGHWATER_CHAOS_KILLS").map_or(1, |kills| kills / 5);
+    let kills = number("HIGHWATER_CHAOS_KILLS").map_or(1, |kills| (kills / 5).max(1));
     let scenario = "one_of_three_processes_killed";
     let mut bed = Bed::new(scenario, Pipeline::Factory, Victims::Nobody, &outputs);
     while u64::from(bed.kills) < kills {

@@ -43,7 +43,7 @@ fn has_epochs(bed: &Bed, stage: usize) -> bool {
 #[test]
 #[ignore = "needs kafka, postgres and s3: run dev/test"]
 fn kafka_stages_are_killed_in_turn() {
-    let kills = number("HIGHWATER_CHAOS_KILLS").map_or(3, |kills| kills / 4);
+    let kills = number("HIGHWATER_CHAOS_KILLS").map_or(3, |kills| (kills / 4).max(1));
     let mut bed = Bed::clean("stages_are_killed_in_turn", Pipeline::Cars, &[]);
     // Each stage begins when its topic has records in all partitions: see README.
     let mut runs: Vec<Process> = Vec::new();
