@@ -1,6 +1,7 @@
 //! A run: threads, control, and what is left at the end.
 //!
 //! * [`run`]: builds and steps the dataflows of all workers, until the last epoch is committed.
+//! * `helpers`: what goes on beside the workers, on threads of its own.
 //! * [`control`]: how workers and the coordinator talk.
 //! * [`ingest`]: what one worker reads.
 //! * [`state`]: what it finds in its state, and where it goes on from there.
@@ -26,6 +27,7 @@ pub use self::execute::{Pipeline, RunOptions, Summary, describe, run};
 
 pub mod control;
 mod execute;
+mod helpers;
 pub mod ingest;
 pub mod manifests;
 pub mod metrics;
