@@ -28,7 +28,7 @@ use crate::flow::{Flow, FlowOptions, Keep, RunShared, WorkerContext};
 use crate::host;
 use crate::join::DimLoader;
 use crate::ledger::{Fates, Ledger};
-use crate::sink::{JobContext, OutputSpec, SinkContext, SinkFactory, sink_id};
+use crate::sink::{JobContext, OutputSpec, SinkContext, SinkFactory, explained, sink_id};
 use crate::source::{Partition, SharedSource};
 use crate::state::{Checkpoint, LogItem, Manifest};
 use crate::terminal;
@@ -451,7 +451,7 @@ fn prepare_sinks(
             let prepared = factory.prepare(output, partitions as u32, job);
             prepared.map_err(|error| RunError::Sink {
                 output: output.name,
-                error,
+                error: explained(error, job),
             })?;
         }
     }
