@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::bed::{Bed, Pipeline, Victims};
-use crate::dice::number;
+use crate::dice::{is_long, number};
 use crate::outputs::{Output, Sink};
 
 /// All kinds of sinks, for windows and for records.
@@ -26,13 +26,45 @@ const OUTPUTS: &[Output] = &[
 #[test]
 #[ignore = "needs kafka, postgres and s3: run dev/test"]
 fn kafka_postgres_s3_killed_at_random_moments() {
-    let kills = number("HIGHWATER_CHAOS_KILLS").unwrap_or(5);
     let mut bed = Bed::new(
         "killed_at_random_moments",
         Pipeline::Factory,
         Victims::Nobody,
         OUTPUTS,
     );
+    kill_at_random_moments(&mut bed, number("HIGHWATER_CHAOS_KILLS").unwrap_or(5));
+}
+
+/// Windows overlap, in each of which a record counts.
+#[test]
+#[ignore = "needs kafka, postgres and s3: run dev/test"]
+fn kafka_postgres_s3_sliding_windows_killed_at_random_moments() {
+    let mut bed = Bed::new(
+        "sliding_windows_killed_at_random_moments",
+        Pipeline::Factory,
+        Victims::Nobody,
+        OUTPUTS,
+    );
+    bed.shape.slide = bed.shape.size / 4;
+    kill_at_random_moments(&mut bed, if is_long() { 20 } else { 2 });
+}
+
+/// Rows may come again, but none is lost, and what replaces itself is equal.
+#[test]
+#[ignore = "needs kafka, postgres and s3: run dev/test"]
+fn kafka_postgres_s3_at_least_once_killed_at_random_moments() {
+    let mut bed = Bed::new(
+        "at_least_once_killed_at_random_moments",
+        Pipeline::Factory,
+        Victims::Nobody,
+        OUTPUTS,
+    );
+    bed.flags = "--delivery at-least-once".to_owned();
+    bed.repeats = true;
+    kill_at_random_moments(&mut bed, if is_long() { 20 } else { 3 });
+}
+
+fn kill_at_random_moments(bed: &mut Bed, kills: u64) {
     while u64::from(bed.kills) < kills {
         let mut run = bed.start_any_processes();
         if bed.dice.within(0..3) == 0 {

@@ -229,7 +229,11 @@ fn the_delivery_of_a_job_may_change_between_its_runs() {
         ("exactly-once", [2, 1]),
         ("at-least-once", [3, 1]),
     ] {
-        kill_after_checkpoints(&place, &format!("--delivery {delivery} --follow"), &checkpoints);
+        kill_after_checkpoints(
+            &place,
+            &format!("--delivery {delivery} --follow"),
+            &checkpoints,
+        );
     }
     place.ok(&run(OUTPUTS, "--delivery exactly-once --drain -w 2"));
     let left = Left::of(&place);
