@@ -445,10 +445,12 @@ impl Bed {
     /// Whole, and the epochs that it has recorded give what they gave.
     #[track_caller]
     fn look_at_the_state(&self) {
-        for command in ["state verify", "replay"] {
-            let done = self.place.run(&format!("{command} {}", self.state));
+        let state = &self.state;
+        let replay = format!("replay {state} --from {}", self.topic());
+        for line in [format!("state verify {state}"), replay] {
+            let done = self.place.run(&line);
             let (out, err) = (done.stdout, done.stderr);
-            assert_eq!(done.code, 0, "{command}: {out}{err}");
+            assert_eq!(done.code, 0, "{line}: {out}{err}");
         }
     }
 
