@@ -18,6 +18,7 @@
 //! | `postgres` | around the commit of a transaction; `postgres.begun`: behind its last statement |
 //! | `kafka` | around the commit of a transaction; `kafka.begun`: when all of it was sent |
 //! | `ndjson` | around the append of an epoch; `ndjson.sync` around the sync of a checkpoint |
+//! | `delta` | around the put of an entry in a table's log |
 //! | `csv`, `parquet` | around the moment at which a file appears under its name |
 //!
 //! `NAME` is a point with `.before` or `.after`.

@@ -527,11 +527,12 @@ impl CommitDesk {
     }
 
     /// Whether the effects of `epoch` may be seen, once it is complete. Where rows may come again
-    /// they do not wait for the state.
+    /// they do not wait for the state; but a file that was published is never replaced, so it must
+    /// not hold what another run might read in other epochs.
     fn may_show(&self, epoch: Epoch) -> bool {
         let run = &self.context.run;
-        let waits = !(run.has_state && run.sink_context.is_at_least_once);
-        !waits || self.context.view.is_released(epoch)
+        let repeats = run.has_state && run.sink_context.is_at_least_once;
+        (repeats && !self.factory.rolls_files()) || self.context.view.is_released(epoch)
     }
 
     /// Queues an epoch's rows; at a checkpoint every shard commits, else those with rows.

@@ -12,8 +12,8 @@ use crate::sink::{JobContext, JobId, NewestRun, RunNumber, SinkError};
 use crate::source::{Partition, SharedSource};
 use crate::state::retention::{History, Retention};
 use crate::state::{
-    Checkpoint, JobRecord, LogWriter, Manifest, PartitionState, Past, Starter, StateError, Storage,
-    checkpoint, claim, config, dims, peek,
+    Checkpoint, Claim, JobRecord, LogWriteError, LogWriter, Manifest, PartitionState, Past,
+    Starter, StateError, Storage, checkpoint, claim, config, dims, peek,
 };
 use crate::terminal;
 use crate::time::{Epoch, EventTime};
@@ -82,12 +82,31 @@ pub fn open(options: &StateOptions, setting: &Setting<'_>) -> Result<Opened, Run
     let storage = &options.storage;
     let partitions = look_ahead(options, setting)?;
     let claim = claim(Arc::clone(storage), &options.starter)?;
+    let (run, log) = (claim.run(), claim.view());
+    open_claimed(options, setting, claim, partitions).map_err(|error| {
+        // What a newer run has deleted is not damage.
+        match log.newest_run() {
+            Ok(newest) if newest > run && error.is_refusal() => {
+                RunError::from(LogWriteError::Fenced { run: newest })
+            }
+            _ => error,
+        }
+    })
+}
+
+/// The rest of it, once the log has the run's takeover.
+fn open_claimed(
+    options: &StateOptions,
+    setting: &Setting<'_>,
+    claim: Claim,
+    partitions: Vec<Partition>,
+) -> Result<Opened, RunError> {
     let past = if options.is_fresh {
         None
     } else {
         claim.past()?
     };
-    let state = &**storage;
+    let state = &*options.storage;
     if let Some(past) = past {
         check_job(&past.job, options, setting)?;
         let (past, restored) = load(state, past)?;

@@ -74,6 +74,9 @@ pub enum Format {
     /// Parquet with this compression of its pages.
     #[cfg(feature = "parquet")]
     Parquet(Codec),
+    /// The same for a Delta table, which has times in microseconds.
+    #[cfg(feature = "parquet")]
+    Delta(Codec),
 }
 
 impl Format {
@@ -82,6 +85,8 @@ impl Format {
             Self::Csv => "csv",
             #[cfg(feature = "parquet")]
             Self::Parquet(_) => "parquet",
+            #[cfg(feature = "parquet")]
+            Self::Delta(_) => "delta",
         }
     }
 
@@ -89,7 +94,7 @@ impl Format {
         match self {
             Self::Csv => "csv.gz",
             #[cfg(feature = "parquet")]
-            Self::Parquet(_) => "parquet",
+            Self::Parquet(_) | Self::Delta(_) => "parquet",
         }
     }
 }
@@ -127,7 +132,7 @@ impl FilesFactory {
         not(feature = "s3"),
         expect(unused_variables, reason = "folders never wait")
     )]
-    fn store(&self, context: &SinkContext) -> Result<Box<dyn Store>, SinkError> {
+    pub(super) fn store(&self, context: &SinkContext) -> Result<Box<dyn Store>, SinkError> {
         match &self.place {
             Place::Folder(path) => Ok(Box::new(Folder::open(path)?)),
             #[cfg(feature = "s3")]

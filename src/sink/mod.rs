@@ -16,6 +16,7 @@
 //! | [`console`], [`ndjson`], [`null`] | standard output, one file, nothing |
 //! | [`detach`] | standard output beside outputs that matter when nobody reads it any more |
 //! | [`files`] | CSV and Parquet files that appear whole, in a folder or a bucket |
+//! | `delta` | tables of Delta Lake, made of such files |
 //! | [`encode`] | rows as JSON, CSV and Parquet |
 
 use std::io;
@@ -29,6 +30,8 @@ use crate::time::{Epoch, EventTime, Shard, Span};
 
 pub mod commit;
 pub mod console;
+#[cfg(feature = "parquet")]
+pub mod delta;
 pub mod detach;
 pub mod encode;
 pub mod files;

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::console::ConsoleFactory;
+#[cfg(feature = "parquet")]
+use super::encode::columnar::Codec;
 use super::files::{FilesFactory, Format, Place};
 use super::ndjson::NdjsonFactory;
 use super::null::NullFactory;
@@ -17,11 +19,11 @@ pub const DEFAULT_SHARDS: u32 = 8;
 const MAX_SHARDS: u32 = 256;
 
 /// All schemes, for suggestions.
-const SCHEMES: [&str; 7] = [
-    "console", "ndjson", "csv", "parquet", "kafka", "postgres", "null",
+const SCHEMES: [&str; 8] = [
+    "console", "ndjson", "csv", "parquet", "delta", "kafka", "postgres", "null",
 ];
-const FORMS: &str = "console:, ndjson:PATH, csv:DIR, parquet:DIR, csv:s3://BUCKET/PREFIX, \
-                     parquet:s3://BUCKET/PREFIX, kafka://HOST/TOPIC, \
+const FORMS: &str = "console:, ndjson:PATH, csv:DIR, parquet:DIR, delta:DIR, \
+                     csv:s3://BUCKET/PREFIX, parquet:s3://BUCKET/PREFIX, delta:s3://BUCKET/PREFIX, kafka://HOST/TOPIC, \
                      postgres://USER@HOST/DB?table=T, null:";
 
 /// What sinks need besides their URI.
@@ -92,6 +94,7 @@ pub fn parse_sink(uri: &str, options: &SinkOptions) -> Result<Arc<dyn SinkFactor
         },
         "csv" => csv(uri, rest, options),
         "parquet" => parquet(uri, rest, options),
+        "delta" => delta(uri, rest, options),
         "kafka" => kafka(uri, options),
         "postgres" | "postgresql" => postgres(uri, options),
         _ => Err(unknown_scheme(uri, scheme)),
@@ -299,16 +302,8 @@ fn parquet(
     rest: &str,
     options: &SinkOptions,
 ) -> Result<Arc<dyn SinkFactory>, SinkError> {
-    use super::encode::columnar::Codec;
     let (path, given) = parameters(uri, rest, &["shards", "compression"])?;
-    let codec = match given.iter().find(|(name, _)| *name == "compression") {
-        None | Some((_, "zstd")) => Codec::Zstd,
-        Some((_, "snappy")) => Codec::Snappy,
-        Some((_, other)) => {
-            let what = format!("there is no compression {other:?}; there are zstd and snappy");
-            return Err(wrong(uri, what));
-        }
-    };
+    let codec = codec(uri, &given)?.unwrap_or_default();
     let (place, shards) = (place(uri, path)?, shards(uri, &given)?);
     let format = Format::Parquet(codec);
     Ok(Arc::new(FilesFactory::new(
@@ -317,6 +312,35 @@ fn parquet(
         shards,
         options.connect_timeout,
     )))
+}
+
+/// A table has one shard. Snappy: what writers of such tables use, and every reader knows.
+#[cfg(feature = "parquet")]
+fn delta(uri: &str, rest: &str, options: &SinkOptions) -> Result<Arc<dyn SinkFactory>, SinkError> {
+    let (path, given) = parameters(uri, rest, &["compression"])?;
+    let codec = codec(uri, &given)?.unwrap_or(Codec::Snappy);
+    let (place, wait) = (place(uri, path)?, options.connect_timeout);
+    Ok(Arc::new(super::delta::DeltaFactory::new(
+        place, codec, wait,
+    )))
+}
+
+#[cfg(feature = "parquet")]
+fn codec(uri: &str, given: &[(&str, &str)]) -> Result<Option<Codec>, SinkError> {
+    match given.iter().find(|(name, _)| *name == "compression") {
+        None => Ok(None),
+        Some((_, "zstd")) => Ok(Some(Codec::Zstd)),
+        Some((_, "snappy")) => Ok(Some(Codec::Snappy)),
+        Some((_, other)) => {
+            let what = format!("there is no compression {other:?}; there are zstd and snappy");
+            Err(wrong(uri, what))
+        }
+    }
+}
+
+#[cfg(not(feature = "parquet"))]
+fn delta(uri: &str, _: &str, _: &SinkOptions) -> Result<Arc<dyn SinkFactory>, SinkError> {
+    Err(without(uri, "parquet"))
 }
 
 #[cfg(not(feature = "parquet"))]

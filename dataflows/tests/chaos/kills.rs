@@ -64,6 +64,34 @@ fn kafka_postgres_s3_at_least_once_killed_at_random_moments() {
     kill_at_random_moments(&mut bed, if is_long() { 20 } else { 3 });
 }
 
+/// The log is slow: a run is killed whose sinks might be ahead of what the next run knows.
+#[test]
+#[ignore = "needs kafka, postgres and s3: run dev/test"]
+fn kafka_postgres_s3_at_least_once_ahead_of_a_slow_log() {
+    let mut bed = Bed::new(
+        "at_least_once_ahead_of_a_slow_log",
+        Pipeline::Factory,
+        Victims::Nobody,
+        OUTPUTS,
+    );
+    bed.flags = "--delivery at-least-once".to_owned();
+    bed.repeats = true;
+    for _ in 0..if is_long() { 6 } else { 2 } {
+        let puts = bed.dice.within(2..12);
+        let fault = format!("log.before:{puts}:sleep:60000");
+        let run = bed.start(2, "", &[("HIGHWATER_FAULT", &fault)]);
+        let events = bed.dice.within(500..2000);
+        bed.feed(events);
+        std::thread::sleep(Duration::from_millis(1500));
+        bed.feed(events);
+        std::thread::sleep(Duration::from_millis(1500));
+        bed.kill(run);
+    }
+    bed.feed(1000);
+    bed.drain();
+    bed.compare();
+}
+
 fn kill_at_random_moments(bed: &mut Bed, kills: u64) {
     while u64::from(bed.kills) < kills {
         let mut run = bed.start_any_processes();

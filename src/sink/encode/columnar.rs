@@ -1,6 +1,6 @@
 //! Rows as Arrow record batches, and as Parquet.
 //!
-//! Times are UTC milliseconds, UUIDs hyphenated text (what most readers expect of a column they
+//! Times are UTC, in milliseconds unless a table wants microseconds, UUIDs hyphenated text (what most readers expect of a column they
 //! join on), bytes are binary. Rows are cut into batches of a fixed length, so that pages and row
 //! groups, and with them the bytes of a file, do not depend on how the rows arrived.
 
@@ -10,9 +10,10 @@ use std::sync::Arc;
 use arrow_array::builder::{BinaryBuilder, StringBuilder};
 use arrow_array::{
     ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
-    TimestampMillisecondArray,
+    TimestampMicrosecondArray, TimestampMillisecondArray,
 };
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
+pub use arrow_schema::TimeUnit;
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -38,21 +39,21 @@ pub enum Codec {
     Snappy,
 }
 
-/// The Arrow schema of the columns that `projection` writes.
-pub fn schema(projection: &Projection) -> SchemaRef {
+/// The Arrow schema of the columns that `projection` writes, with times in `unit`.
+pub fn schema(projection: &Projection, unit: TimeUnit) -> SchemaRef {
     let fields: Vec<Field> = projection
         .all()
-        .map(|column| Field::new(column.name, data_type(column.kind), column.nullable))
+        .map(|column| Field::new(column.name, data_type(column.kind, unit), column.nullable))
         .collect();
     Arc::new(Schema::new(fields))
 }
 
-fn data_type(kind: ColumnType) -> DataType {
+fn data_type(kind: ColumnType, unit: TimeUnit) -> DataType {
     match kind {
         ColumnType::Int => DataType::Int64,
         ColumnType::Float => DataType::Float64,
         ColumnType::Text | ColumnType::Uuid => DataType::Utf8,
-        ColumnType::Timestamp => DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())),
+        ColumnType::Timestamp => DataType::Timestamp(unit, Some("UTC".into())),
         ColumnType::Bool => DataType::Boolean,
         ColumnType::Bytes => DataType::Binary,
     }
@@ -70,7 +71,8 @@ pub fn record_batch(
     let mut arrays: Vec<ArrayRef> = projection
         .picked
         .iter()
-        .map(|&column| array(rows, column))
+        .zip(schema.fields())
+        .map(|(&column, field)| array(rows, column, field.data_type()))
         .collect();
     if let Some(topic) = &projection.source {
         let origins = || rows.origins.iter();
@@ -85,7 +87,7 @@ pub fn record_batch(
     RecordBatch::try_new(schema.clone(), arrays)
 }
 
-fn array(rows: &Rows, column: usize) -> ArrayRef {
+fn array(rows: &Rows, column: usize, kind: &DataType) -> ArrayRef {
     let Cells { values, valid } = rows.cells(column);
     let present = |at: usize| valid[at];
     match values {
@@ -115,6 +117,11 @@ fn array(rows: &Rows, column: usize) -> ArrayRef {
                 .iter()
                 .enumerate()
                 .map(|(at, value)| present(at).then_some(value.0));
+            if matches!(kind, DataType::Timestamp(TimeUnit::Microsecond, _)) {
+                let cells = cells.map(|ms| ms?.checked_mul(1000));
+                let cells = cells.collect::<TimestampMicrosecondArray>();
+                return Arc::new(cells.with_timezone("UTC"));
+            }
             Arc::new(
                 cells
                     .collect::<TimestampMillisecondArray>()
@@ -168,7 +175,12 @@ impl<W: Write + Send> ParquetEncoder<W> {
     ///
     /// # Errors
     /// When `target` refuses the first bytes.
-    pub fn new(projection: Projection, codec: Codec, target: W) -> io::Result<Self> {
+    pub fn new(
+        projection: Projection,
+        unit: TimeUnit,
+        codec: Codec,
+        target: W,
+    ) -> io::Result<Self> {
         let compression = match codec {
             Codec::Zstd => Compression::ZSTD(ZstdLevel::try_new(3).map_err(io_error)?),
             Codec::Snappy => Compression::SNAPPY,
@@ -178,7 +190,7 @@ impl<W: Write + Send> ParquetEncoder<W> {
             .set_created_by("highwater".to_owned())
             .set_max_row_group_row_count(Some(GROUP_ROWS))
             .build();
-        let schema = schema(&projection);
+        let schema = schema(&projection, unit);
         let writer =
             ArrowWriter::try_new(target, schema.clone(), Some(properties)).map_err(io_error)?;
         let waiting = Rows::new(projection.columns.clone());
@@ -311,7 +323,9 @@ mod tests {
     }
 
     fn encode(batches: &[Rows]) -> Vec<u8> {
-        let mut encoder = ParquetEncoder::new(projection(), Codec::Zstd, Vec::new()).unwrap();
+        let mut encoder =
+            ParquetEncoder::new(projection(), TimeUnit::Millisecond, Codec::Zstd, Vec::new())
+                .unwrap();
         for rows in batches {
             for row in 0..rows.len() {
                 encoder.row(rows, row).unwrap();
@@ -388,7 +402,9 @@ mod tests {
             }
         }
         rows.push(&Missing);
-        let mut encoder = ParquetEncoder::new(projection, Codec::Snappy, Vec::new()).unwrap();
+        let mut encoder =
+            ParquetEncoder::new(projection, TimeUnit::Millisecond, Codec::Snappy, Vec::new())
+                .unwrap();
         encoder.row(&rows, 0).unwrap();
         assert!(encoder.finish().unwrap_err().to_string().contains("int"));
     }

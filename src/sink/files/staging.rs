@@ -13,7 +13,7 @@ use crate::fault;
 use crate::rows::Rows;
 use crate::sink::encode::Projection;
 #[cfg(feature = "parquet")]
-use crate::sink::encode::columnar::ParquetEncoder;
+use crate::sink::encode::columnar::{ParquetEncoder, TimeUnit};
 use crate::sink::encode::csv::CsvEncoder;
 use crate::sink::{SinkError, Written};
 use crate::time::Shard;
@@ -134,7 +134,17 @@ impl StagedWriter {
                 Format::Csv => Encoder::Csv(Box::new(CsvEncoder::new(projection, file)?)),
                 #[cfg(feature = "parquet")]
                 Format::Parquet(codec) => {
-                    Encoder::Parquet(Box::new(ParquetEncoder::new(projection, codec, file)?))
+                    let unit = TimeUnit::Millisecond;
+                    Encoder::Parquet(Box::new(ParquetEncoder::new(
+                        projection, unit, codec, file,
+                    )?))
+                }
+                #[cfg(feature = "parquet")]
+                Format::Delta(codec) => {
+                    let unit = TimeUnit::Microsecond;
+                    Encoder::Parquet(Box::new(ParquetEncoder::new(
+                        projection, unit, codec, file,
+                    )?))
                 }
             })
         });

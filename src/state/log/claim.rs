@@ -1,11 +1,12 @@
 //! How a starting run makes the log its own.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use uuid::Uuid;
 
 use super::past::Past;
-use super::writer::LogWriter;
+use super::writer::{LogView, LogWriter};
 use super::{
     JobRecord, LogItem, LogObject, LogWriteError, Takeover, highest, numbers, object_name,
 };
@@ -165,6 +166,12 @@ impl Claim {
     /// The number of the run.
     pub const fn run(&self) -> RunNumber {
         self.run
+    }
+
+    /// Tells whether the run is still the newest.
+    pub fn view(&self) -> LogView {
+        let last = Arc::new(AtomicU64::new(self.number));
+        LogView::beside(Arc::clone(&self.storage), self.run, self.nonce, last)
     }
 
     /// What the runs before have left of the newest job; `None`: there is no job yet.

@@ -138,12 +138,8 @@ impl LogWriter {
 
     /// The log as others on this run's side see it.
     pub fn view(&self) -> LogView {
-        LogView {
-            storage: Arc::clone(&self.storage),
-            run: self.run,
-            nonce: self.nonce,
-            last: Some(Arc::clone(&self.last)),
-        }
+        let last = Arc::clone(&self.last);
+        LogView::beside(Arc::clone(&self.storage), self.run, self.nonce, last)
     }
 }
 
@@ -167,6 +163,21 @@ pub struct LogView {
 }
 
 impl LogView {
+    /// The log beside its writer, which keeps the number of the last object in `last`.
+    pub(super) fn beside(
+        storage: Arc<dyn Storage>,
+        run: RunNumber,
+        nonce: Uuid,
+        last: Arc<AtomicU64>,
+    ) -> Self {
+        Self {
+            storage,
+            run,
+            nonce,
+            last: Some(last),
+        }
+    }
+
     /// The log as the other processes of a run see it, whose takeover has this nonce: they do not
     /// know how far it was written.
     pub fn elsewhere(storage: Arc<dyn Storage>, run: RunNumber, nonce: Uuid) -> Self {

@@ -1,0 +1,394 @@
+//! A table as its log tells it, and how an entry gets into that log: each is put under the next
+//! number if nobody else has, so of two writers one has to look again.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::actions::{Action, Add, MetaData, Protocol, Remove, parse, render};
+use super::checkpoint;
+use crate::host;
+use crate::sink::SinkError;
+use crate::sink::commit::claim::FilePlace;
+
+/// As often as other writers of such tables do it.
+const ENTRIES_PER_CHECKPOINT: u64 = 10;
+/// Where it stands which checkpoint is the newest.
+const LAST_CHECKPOINT: &str = "_delta_log/_last_checkpoint";
+/// What we can read and write. Higher versions have features that change what a file means.
+const READER_VERSION: i32 = 1;
+const WRITER_VERSION: i32 = 2;
+/// For so long readers of older versions may want the files that were removed: a week.
+const TOMBSTONE_MS: i64 = 7 * 24 * 3_600_000;
+
+/// What the log says, up to some entry.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Table {
+    pub(super) protocol: Option<Protocol>,
+    pub(super) meta_data: Option<MetaData>,
+    /// Versions of transactions, by application.
+    pub(super) txns: BTreeMap<String, i64>,
+    /// The files that belong to it, by their paths.
+    pub(super) files: BTreeMap<String, Add>,
+    /// Those that were removed not long ago.
+    tombstones: BTreeMap<String, Remove>,
+}
+
+impl Table {
+    fn apply(&mut self, action: Action) {
+        self.protocol = action.protocol.or_else(|| self.protocol.take());
+        self.meta_data = action.meta_data.or_else(|| self.meta_data.take());
+        if let Some(txn) = action.txn {
+            self.txns.insert(txn.app_id, txn.version);
+        }
+        if let Some(add) = action.add {
+            self.tombstones.remove(&add.path);
+            self.files.insert(add.path.clone(), add);
+        }
+        if let Some(remove) = action.remove {
+            self.files.remove(&remove.path);
+            self.tombstones.insert(remove.path.clone(), remove);
+        }
+    }
+
+    /// All of it as the actions of a checkpoint.
+    fn actions(&self, now_ms: i64) -> Vec<Action> {
+        let txns = self.txns.iter().map(|(app, version)| {
+            Action::from(super::actions::Txn {
+                app_id: app.clone(),
+                version: *version,
+                last_updated: None,
+            })
+        });
+        // The rows of a checkpoint change nothing.
+        let adds = self.files.values().cloned().map(|add| {
+            Action::from(Add {
+                data_change: false,
+                ..add
+            })
+        });
+        let is_young = |it: &&Remove| it.deletion_timestamp >= Some(now_ms - TOMBSTONE_MS);
+        let removes = self.tombstones.values().filter(is_young).cloned();
+        let removes = removes.map(|remove| {
+            Action::from(Remove {
+                data_change: false,
+                ..remove
+            })
+        });
+        let head = self.protocol.clone().map(Action::from).into_iter();
+        head.chain(self.meta_data.clone().map(Action::from))
+            .chain(txns)
+            .chain(adds)
+            .chain(removes)
+            .collect()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct LastCheckpoint {
+    version: u64,
+    size: u64,
+    /// Into how many files it is split; other writers may do that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parts: Option<u64>,
+}
+
+/// The log of one table.
+pub(super) struct TableLog {
+    place: Box<dyn FilePlace + Send>,
+    /// The place, for people.
+    target: String,
+    pub(super) table: Table,
+    /// The number of the next entry.
+    next: u64,
+}
+
+impl TableLog {
+    /// Reads the whole log in `place`, which people call `target`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is that of a table with features that we do not have.
+    pub(super) fn open(
+        place: Box<dyn FilePlace + Send>,
+        target: String,
+    ) -> Result<Self, SinkError> {
+        let mut log = Self {
+            place,
+            target,
+            table: Table::default(),
+            next: 0,
+        };
+        log.read_checkpoint()?;
+        log.catch_up()?;
+        Ok(log)
+    }
+
+    /// The number of the last entry.
+    pub(super) const fn version(&self) -> Option<u64> {
+        self.next.checked_sub(1)
+    }
+
+    fn damaged(&self, name: &str, what: impl std::fmt::Display) -> SinkError {
+        SinkError::Refused(format!(
+            "{}: {name} cannot be read: {what}; restore it, or choose another place",
+            self.target
+        ))
+    }
+
+    fn read_checkpoint(&mut self) -> Result<(), SinkError> {
+        let Some(bytes) = self.place.read(LAST_CHECKPOINT)? else {
+            return Ok(());
+        };
+        let last: LastCheckpoint =
+            serde_json::from_slice(&bytes).map_err(|error| self.damaged(LAST_CHECKPOINT, error))?;
+        if last.parts.is_some() {
+            return Err(SinkError::Refused(format!(
+                "{}: its newest checkpoint is split into several files, as only other writers do \
+                 it; choose another place",
+                self.target
+            )));
+        }
+        let name = checkpoint_name(last.version);
+        let bytes = self.place.read(&name)?;
+        let bytes = bytes.ok_or_else(|| self.damaged(&name, "it is missing"))?;
+        let actions = checkpoint::decode(bytes).map_err(|error| self.damaged(&name, error))?;
+        actions.into_iter().for_each(|it| self.table.apply(it));
+        self.next = last.version + 1;
+        Ok(())
+    }
+
+    /// Reads the entries that others have put meanwhile.
+    ///
+    /// # Errors
+    /// As [`TableLog::open`].
+    fn catch_up(&mut self) -> Result<(), SinkError> {
+        loop {
+            let name = entry_name(self.next);
+            let Some(bytes) = self.place.read(&name)? else {
+                break;
+            };
+            let actions = parse(&bytes).map_err(|error| self.damaged(&name, error))?;
+            actions.into_iter().for_each(|it| self.table.apply(it));
+            self.next += 1;
+        }
+        self.check_protocol()
+    }
+
+    fn check_protocol(&self) -> Result<(), SinkError> {
+        match &self.table.protocol {
+            Some(found)
+                if found.min_reader_version > READER_VERSION
+                    || found.min_writer_version > WRITER_VERSION =>
+            {
+                Err(SinkError::Refused(format!(
+                    "{}: this Delta table asks for reader version {} and writer version {}, and \
+                     {READER_VERSION} and {WRITER_VERSION} are what we have; choose another place",
+                    self.target, found.min_reader_version, found.min_writer_version
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the first entry of a table says of readers and writers.
+    pub(super) const fn protocol() -> Protocol {
+        Protocol {
+            min_reader_version: READER_VERSION,
+            min_writer_version: WRITER_VERSION,
+        }
+    }
+
+    /// Puts an entry with these actions at the next number; `false`: somebody else's stands there,
+    /// and has been read.
+    ///
+    /// An answer that was lost looks like somebody else's entry: whoever asks finds in the table
+    /// what the own one says.
+    ///
+    /// # Errors
+    /// When the place cannot be read or written.
+    pub(super) fn append(&mut self, actions: &[Action]) -> Result<bool, SinkError> {
+        let number = self.next;
+        let is_new = self.place.put_new(&entry_name(number), &render(actions))?;
+        self.catch_up()?;
+        if is_new && number % ENTRIES_PER_CHECKPOINT == ENTRIES_PER_CHECKPOINT - 1 {
+            self.write_checkpoint()?;
+        }
+        Ok(is_new)
+    }
+
+    /// Of the table as it stands. Whoever else writes this checkpoint writes the same table.
+    fn write_checkpoint(&mut self) -> Result<(), SinkError> {
+        let Some(version) = self.version() else {
+            return Ok(());
+        };
+        let actions = self.table.actions(host::wall_clock().0);
+        let bytes = checkpoint::encode(&actions).map_err(|error| SinkError::Write {
+            target: self.target.clone(),
+            reason: format!("checkpoint of version {version}: {error}"),
+        })?;
+        self.place.put_new(&checkpoint_name(version), &bytes)?;
+        let last = LastCheckpoint {
+            version,
+            size: actions.len() as u64,
+            parts: None,
+        };
+        // Invariant: numbers are JSON.
+        let last = serde_json::to_vec(&last).expect("numbers are JSON");
+        self.place.replace(LAST_CHECKPOINT, &last)
+    }
+}
+
+fn entry_name(number: u64) -> String {
+    format!("_delta_log/{number:020}.json")
+}
+
+fn checkpoint_name(version: u64) -> String {
+    format!("_delta_log/{version:020}.checkpoint.parquet")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::super::actions::{Format, Txn};
+    use super::*;
+
+    /// Files in memory.
+    #[derive(Clone, Default)]
+    pub(in super::super) struct Memory(pub(in super::super) Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
+
+    impl FilePlace for Memory {
+        fn read(&mut self, name: &str) -> Result<Option<Vec<u8>>, SinkError> {
+            Ok(self.0.lock().unwrap().get(name).cloned())
+        }
+        fn put_new(&mut self, name: &str, bytes: &[u8]) -> Result<bool, SinkError> {
+            let mut files = self.0.lock().unwrap();
+            let is_new = !files.contains_key(name);
+            files.entry(name.to_owned()).or_insert(bytes.to_vec());
+            Ok(is_new)
+        }
+        fn replace(&mut self, name: &str, bytes: &[u8]) -> Result<(), SinkError> {
+            self.0
+                .lock()
+                .unwrap()
+                .insert(name.to_owned(), bytes.to_vec());
+            Ok(())
+        }
+        fn list(&mut self) -> Result<Vec<String>, SinkError> {
+            Ok(self.0.lock().unwrap().keys().cloned().collect())
+        }
+        fn remove(&mut self, name: &str) -> Result<(), SinkError> {
+            self.0.lock().unwrap().remove(name);
+            Ok(())
+        }
+    }
+
+    pub(in super::super) fn open(memory: &Memory) -> Result<TableLog, SinkError> {
+        TableLog::open(Box::new(memory.clone()), "table".to_owned())
+    }
+
+    fn meta_data() -> MetaData {
+        MetaData {
+            id: "1".to_owned(),
+            name: None,
+            format: Format::default(),
+            schema_string: "{}".to_owned(),
+            partition_columns: Vec::new(),
+            configuration: BTreeMap::new(),
+            created_time: None,
+        }
+    }
+
+    fn add(path: &str) -> Action {
+        Add {
+            path: path.to_owned(),
+            partition_values: BTreeMap::new(),
+            size: 1,
+            modification_time: 2,
+            data_change: true,
+            stats: None,
+        }
+        .into()
+    }
+
+    fn txn(version: i64) -> Action {
+        Txn {
+            app_id: "a".to_owned(),
+            version,
+            last_updated: None,
+        }
+        .into()
+    }
+
+    #[test]
+    fn what_was_appended_is_there_with_and_without_checkpoints() {
+        let memory = Memory::default();
+        let mut log = open(&memory).unwrap();
+        assert_eq!(log.version(), None);
+        let head = [TableLog::protocol().into(), meta_data().into()];
+        assert!(log.append(&head).unwrap());
+        for version in 1..25 {
+            let entry = [txn(version), add(&format!("{version}.parquet"))];
+            assert!(log.append(&entry).unwrap());
+        }
+        let remove = Remove {
+            path: "3.parquet".to_owned(),
+            deletion_timestamp: Some(host::wall_clock().0),
+            data_change: true,
+        };
+        log.append(&[remove.into()]).unwrap();
+        let again = open(&memory).unwrap();
+        assert_eq!(again.version(), Some(25));
+        assert_eq!(again.table.txns["a"], 24);
+        assert_eq!(again.table.files.len(), 23);
+        assert_eq!(
+            again.table.files.keys().collect::<Vec<_>>(),
+            log.table.files.keys().collect::<Vec<_>>()
+        );
+        // Entries before the checkpoint may be cleaned up by others.
+        let names: Vec<String> = memory.0.lock().unwrap().keys().cloned().collect();
+        assert!(names.contains(&checkpoint_name(9)) && names.contains(&checkpoint_name(19)));
+        for number in 0..20 {
+            memory.0.lock().unwrap().remove(&entry_name(number));
+        }
+        let short = open(&memory).unwrap();
+        assert_eq!(short.version(), Some(25));
+        assert_eq!(short.table.files.len(), 23);
+        assert_eq!(short.table.meta_data, again.table.meta_data);
+    }
+
+    #[test]
+    fn of_two_writers_one_looks_again() {
+        let memory = Memory::default();
+        let (mut one, mut other) = (open(&memory).unwrap(), open(&memory).unwrap());
+        assert!(one.append(&[txn(1)]).unwrap());
+        assert!(!other.append(&[txn(5)]).unwrap());
+        assert_eq!(other.table.txns["a"], 1);
+        assert!(other.append(&[txn(5)]).unwrap());
+        assert!(!one.append(&[txn(2)]).unwrap());
+        assert_eq!(one.table, other.table);
+    }
+
+    #[test]
+    fn a_table_with_unknown_features_or_damage_is_refused() {
+        let memory = Memory::default();
+        let protocol = Protocol {
+            min_reader_version: 3,
+            min_writer_version: 7,
+        };
+        open(&memory)
+            .unwrap()
+            .append(&[protocol.into()])
+            .unwrap_err();
+        let error = open(&memory).err().unwrap().to_string();
+        assert!(error.contains("reader version 3"), "{error}");
+        let memory = Memory::default();
+        memory
+            .0
+            .lock()
+            .unwrap()
+            .insert(entry_name(0), b"{\"add\":7}".to_vec());
+        let error = open(&memory).err().unwrap().to_string();
+        assert!(error.contains("00000000000000000000.json"), "{error}");
+    }
+}
