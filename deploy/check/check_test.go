@@ -80,7 +80,7 @@ func TestWhatIsWrongWithComposeIsFound(t *testing.T) {
 		{"image: apache/kafka:4.3.0", "image: apache/kafka", "has no version"},
 		{"image: apache/kafka:4.3.0", "imago: apache/kafka:4.3.0", "imago"},
 		{`"127.0.0.1:${HIGHWATER_KAFKA_PORT:-9092}:9092"`, `"9092:9092"`, "not on loopback"},
-		{"./deploy/prometheus/rules:", "./deploy/no-rules:", "does not exist"},
+		{"./deploy/prometheus:", "./deploy/no-such-folder:", "does not exist"},
 		{"profiles: [fleet]", "profiles: [cars]", "the profile fleet"},
 		{"minio-bucket:\n    condition: service_completed_successfully", "minio:\n    condition: service_completed_successfully",
 			"waits until minio has ended"},
