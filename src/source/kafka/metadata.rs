@@ -135,13 +135,30 @@ pub(super) fn unreachable(
     reason: &str,
 ) -> SourceError {
     let complaint = client.context().complaint();
+    let complaint = complaint.as_deref().unwrap_or(reason);
     let waited = options.connect_timeout;
+    let advice = advice(complaint, options);
     SourceError::Unreachable {
         target: format!("kafka://{}", options.brokers),
-        reason: format!(
-            "{} (waited {waited:?}). Check the address and that the broker runs",
-            complaint.as_deref().unwrap_or(reason)
-        ),
+        reason: format!("{complaint} (waited {waited:?}). {advice}"),
+    }
+}
+
+/// What to do about a complaint of librdkafka, which knows texts but no codes for these.
+fn advice(complaint: &str, options: &KafkaOptions) -> &'static str {
+    let has_protocol = options
+        .properties
+        .iter()
+        .any(|(key, _)| key == "security.protocol");
+    if complaint.contains("uthentication") {
+        "Check --kafka sasl.username, sasl.password and sasl.mechanism"
+    } else if complaint.contains("SSL") {
+        "Check --kafka ssl.ca.location, and that the address is a name that the certificate has"
+    } else if has_protocol {
+        "Check the address and that the broker runs"
+    } else {
+        "Check the address and that the broker runs; one that wants TLS or SASL says nothing \
+         without --kafka security.protocol=SASL_SSL and so on"
     }
 }
 
@@ -293,5 +310,21 @@ mod tests {
         let names = names.map(str::to_owned);
         assert_eq!(similar("cras", &names), ["cars", "Cars2"]);
         assert!(similar("turnstile", &names).is_empty());
+    }
+
+    #[test]
+    fn advice_is_about_what_is_wrong() {
+        let options = |key: &str| KafkaOptions {
+            properties: vec![(key.to_owned(), "x".to_owned())],
+            ..KafkaOptions::new("host:1", "topic")
+        };
+        let (plain, secure) = (options("client.id"), options("security.protocol"));
+        let refused = "SASL authentication error: Authentication failed during authentication";
+        assert!(advice(refused, &secure).contains("sasl.password"));
+        let handshake = "SSL handshake failed: certificate verify failed";
+        assert!(advice(handshake, &secure).contains("ssl.ca.location"));
+        let closed = "Connect to ipv4#127.0.0.1:1 failed: Connection refused";
+        assert!(!advice(closed, &secure).contains("security.protocol"));
+        assert!(advice(closed, &plain).contains("security.protocol"));
     }
 }

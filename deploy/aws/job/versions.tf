@@ -1,0 +1,22 @@
+terraform {
+  # 1.11: passwords are given by ephemeral variables to write-only arguments, so that no state file has them.
+  required_version = ">= 1.11"
+
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = "5.100.0"
+    }
+  }
+}
+
+provider "aws" {
+  region = var.region
+
+  default_tags {
+    tags = {
+      project = "highwater"
+      part    = "job"
+    }
+  }
+}
