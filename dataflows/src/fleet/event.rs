@@ -144,7 +144,7 @@ impl TelemetryJson<'_> {
     fn telemetry(&self) -> Result<Telemetry, Rejection> {
         Ok(Telemetry {
             timestamp: event_time(text(&self.timestamp), "timestamp")?,
-            vehicle_id: vehicle_id(&self.vehicle_id)?,
+            vehicle_id: known(inline_text(&self.vehicle_id, "vehicle_id")?)?,
             latitude: self.latitude.map(plain_zero),
             longitude: self.longitude.map(plain_zero),
             speed: speed(self.speed)?,
@@ -167,8 +167,8 @@ impl TelemetryJson<'_> {
     }
 }
 
-fn vehicle_id(field: &Option<Str<'_>>) -> Result<VehicleId, Rejection> {
-    let vehicle: VehicleId = inline_text(field, "vehicle_id")?;
+/// It needs a vehicle.
+fn known(vehicle: VehicleId) -> Result<VehicleId, Rejection> {
     if vehicle.is_empty() {
         return Err(Rejection::new(Reason::NoKey, "vehicle_id is missing"));
     }

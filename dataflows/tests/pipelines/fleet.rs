@@ -177,13 +177,15 @@ fn fates(lines: &[String], flags: &str) -> (BTreeMap<usize, String>, BTreeMap<us
             )
         })
         .collect();
-    let kept: BTreeMap<usize, Value> = match place.path("rows").exists() {
-        true => view(&place, "rows"),
-        false => Vec::new(),
-    }
-    .into_iter()
-    .map(|row| (line(&row["source_offset"]), row))
-    .collect();
+    let rows = if place.path("rows").exists() {
+        view(&place, "rows")
+    } else {
+        Vec::new()
+    };
+    let kept: BTreeMap<usize, Value> = rows
+        .into_iter()
+        .map(|row| (line(&row["source_offset"]), row))
+        .collect();
     let input = &place.report("report.json")["inputs"][0];
     assert_eq!(input["read"], lines.len());
     assert_eq!(input["rejected"], dead.len());

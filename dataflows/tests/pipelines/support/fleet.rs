@@ -127,7 +127,7 @@ pub fn columns(window: &Key<String>, events: &[Rc<Event>]) -> String {
     )
 }
 
-/// A row of PostgreSQL (`row_to_json`), file or topic as the message was: without the columns of
+/// A row of `PostgreSQL` (`row_to_json`), file or topic as the message was: without the columns of
 /// its place, and with its times written in one way.
 pub fn as_message(mut row: Value) -> Value {
     let fields = row.as_object_mut().expect("an object");
