@@ -454,6 +454,34 @@ mod tests {
     }
 
     #[test]
+    fn of_two_things_at_once_the_graver_one_is_the_kind() {
+        let mut happening = Happening {
+            braking: true,
+            collision: true,
+            lane_change: true,
+            harsh_acceleration: true,
+            sensor_fault: true,
+            network_delay: true,
+            gps_loss: true,
+        };
+        assert_eq!(happening.kind(), "collision");
+        happening.collision = false;
+        assert_eq!(happening.kind(), "sensor_fault");
+        happening.sensor_fault = false;
+        assert_eq!(happening.kind(), "gps_loss");
+        happening.gps_loss = false;
+        assert_eq!(happening.kind(), "network_delay");
+        happening.network_delay = false;
+        assert_eq!(happening.kind(), "harsh_acceleration");
+        happening.harsh_acceleration = false;
+        assert_eq!(happening.kind(), "braking");
+        happening.braking = false;
+        assert_eq!(happening.kind(), "lane_change");
+        happening.lane_change = false;
+        assert_eq!(happening.kind(), "normal");
+    }
+
+    #[test]
     fn a_backfill_fills_its_days_alike_and_changes_nothing_else() {
         let (plain, log) = (
             log(10.0, Span::ZERO),
