@@ -53,7 +53,7 @@ pub fn give_up_line() {
 
 /// Writes one message to standard error.
 pub fn message(text: fmt::Arguments<'_>) {
-    if crate::host::is_simulated() {
+    if crate::host::overhears(text) {
         return;
     }
     let _pause = pause();

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,12 +31,43 @@ pub struct Part {
     pub snapshot: Snapshot,
 }
 
+/// The objects of the checkpoint from which a run goes on, older ones first, until the last worker
+/// has read its part of them.
+pub struct Restored(Mutex<Shares>);
+
+struct Shares {
+    checkpoints: Arc<Vec<Checkpoint>>,
+    /// How many workers of this process have not taken them yet.
+    left: usize,
+}
+
+impl Restored {
+    /// For so many workers of this process.
+    pub fn new(checkpoints: Vec<Checkpoint>, workers: usize) -> Self {
+        Self(Mutex::new(Shares {
+            checkpoints: Arc::new(checkpoints),
+            left: workers,
+        }))
+    }
+
+    /// What one worker reads; the last one takes them along.
+    pub fn take(&self) -> Arc<Vec<Checkpoint>> {
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.left = shares.left.saturating_sub(1);
+        if shares.left == 0 {
+            std::mem::take(&mut shares.checkpoints)
+        } else {
+            Arc::clone(&shares.checkpoints)
+        }
+    }
+}
+
 /// Gathers the parts of one worker.
 pub struct Keep {
     /// The operators that add something to each checkpoint, in the order of the graph.
     operators: RefCell<Vec<String>>,
     open: RefCell<BTreeMap<Epoch, Open>>,
-    restored: Arc<Vec<Checkpoint>>,
+    restored: RefCell<Arc<Vec<Checkpoint>>>,
     send: Box<dyn Fn(Part)>,
 }
 
@@ -60,9 +91,14 @@ impl Keep {
         Self {
             operators: RefCell::default(),
             open: RefCell::default(),
-            restored,
+            restored: restored.into(),
             send: Box::new(send),
         }
+    }
+
+    /// All operators have been built, and have read what is theirs.
+    pub fn is_restored(&self) {
+        self.restored.take();
     }
 
     fn add(&self, entry: &EpochEntry, add: impl FnOnce(&mut Snapshot)) {
@@ -127,7 +163,7 @@ impl Keeper {
         let Some(keep) = &self.context.keep else {
             return;
         };
-        for checkpoint in keep.restored.iter() {
+        for checkpoint in keep.restored.borrow().iter() {
             let names = &checkpoint.header().operators;
             let Some(number) = names.iter().position(|name| *name == self.name) else {
                 continue;
@@ -180,4 +216,19 @@ fn encoded(mut into: Vec<u8>, value: &impl Serialize) -> Vec<u8> {
     into.clear();
     // Invariant: keys and states are plain data of known length; memory takes all of it.
     postcard::to_extend(value, into).expect("a state can be encoded")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_restored_goes_with_the_last_worker() {
+        let restored = Restored::new(Vec::new(), 3);
+        let mut taken: Vec<_> = (0..3).map(|_| restored.take()).collect();
+        let first = Arc::downgrade(&taken[0]);
+        assert!(taken.iter().all(|it| Arc::ptr_eq(it, &taken[0])));
+        taken.clear();
+        assert_eq!(first.strong_count(), 0);
+    }
 }

@@ -9,7 +9,7 @@ pub use self::block::{Block, Record};
 pub use self::blocks::Blocks;
 pub use self::context::{Flow, FlowOptions, RunShared, WorkerContext};
 pub use self::enrich::{Catalog, DimStream, Enriched, Unmatched};
-pub use self::keep::{Keep, Part};
+pub use self::keep::{Keep, Part, Restored};
 pub use self::tally::Tally;
 pub use self::windows::{WindowRow, Windows};
 

@@ -24,13 +24,13 @@ use super::state::{self, StateOptions};
 use super::{Failure, RunError};
 use crate::cluster::{Cluster, Counters, Part, Plan, Usage, Work};
 use crate::epoch::{CoordinatorOptions, Resume};
-use crate::flow::{Flow, FlowOptions, Keep, RunShared, WorkerContext};
+use crate::flow::{Flow, FlowOptions, Keep, Restored, RunShared, WorkerContext};
 use crate::host;
 use crate::join::DimLoader;
 use crate::ledger::{Fates, Ledger};
-use crate::sink::{JobContext, OutputSpec, SinkContext, SinkFactory, sink_id};
+use crate::sink::{JobContext, OutputSpec, SinkContext, SinkFactory, explained, sink_id};
 use crate::source::{Partition, SharedSource};
-use crate::state::{Checkpoint, LogItem, Manifest};
+use crate::state::{LogItem, Manifest};
 use crate::terminal;
 use crate::time::{EventTime, PartitionId, Time};
 
@@ -352,7 +352,7 @@ fn follow(
                 job: found.job.job,
                 run: found.job.run,
             },
-            restored: Arc::new(found.restored),
+            restored: Restored::new(found.restored, options.workers),
             manifest: None,
             shards: shards_of(sinks),
         };
@@ -451,7 +451,7 @@ fn prepare_sinks(
             let prepared = factory.prepare(output, partitions as u32, job);
             prepared.map_err(|error| RunError::Sink {
                 output: output.name,
-                error,
+                error: explained(error, job),
             })?;
         }
     }
@@ -520,7 +520,7 @@ impl Beginning {
 /// What a run with a state has of it.
 pub(super) struct Kept {
     pub(super) store: StoreOptions,
-    pub(super) restored: Arc<Vec<Checkpoint>>,
+    pub(super) restored: Restored,
     pub(super) manifest: Option<Manifest>,
     pub(super) shards: BTreeMap<String, u32>,
 }
@@ -589,7 +589,7 @@ fn begin(
                 job: opened.job.job,
                 run: opened.job.run,
             },
-            restored: Arc::new(opened.restored),
+            restored: Restored::new(opened.restored, options.workers),
             manifest: opened.manifest,
             shards,
         }),
@@ -736,7 +736,7 @@ impl WorkerKit {
             // A thread that failed has ended the run.
             let _ = parts.send(part);
         };
-        Some(Keep::new(Arc::clone(&kept.restored), send))
+        Some(Keep::new(kept.restored.take(), send))
     }
 }
 
@@ -762,6 +762,9 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
     let keep = kit.keep(worker.index(), &view);
     let context = worker_context(worker, view, keep, Arc::clone(&kit.shared));
     build(worker, Rc::clone(&context), &*kit.pipeline);
+    if let Some(keep) = &context.keep {
+        keep.is_restored();
+    }
     kit.shared.metrics.recovery.loaded();
     while worker.has_dataflows() {
         if let Some(cluster) = &kit.cluster {

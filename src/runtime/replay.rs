@@ -19,7 +19,7 @@ use super::metrics::Metrics;
 use super::record::{Observer, Recorder, StoreOptions};
 use super::{Pipeline, RunError, RunOptions, describe, state};
 use crate::epoch::{Ending, Resume};
-use crate::flow::FlowOptions;
+use crate::flow::{FlowOptions, Restored};
 use crate::sink::null::{NullFactory, NullSink};
 use crate::sink::{
     Guarantee, JobContext, OutputSpec, RunNumber, Sink, SinkContext, SinkError, SinkFactory,
@@ -161,7 +161,7 @@ fn run_slice(
                 job: recording.job.job,
                 run: NO_RUN,
             },
-            restored: Arc::new(restored),
+            restored: Restored::new(restored, run.workers),
             manifest: after,
             shards: shards_of(&sinks),
         }),

@@ -248,6 +248,9 @@ fn check_job(
     refused("the configuration has changed", &format!(":\n  {lines}"))
 }
 
+/// What people are told, among other things, when the newest checkpoint cannot be read.
+pub(crate) const OLDER_CHECKPOINT: &str = "the checkpoint before it is whole";
+
 /// The objects of the newest checkpoint, or of the one before it when they are damaged.
 fn load(storage: &dyn Storage, past: Past) -> Result<(Past, Vec<Checkpoint>), StateError> {
     let Some(manifest) = &past.manifest else {
@@ -264,13 +267,13 @@ fn load(storage: &dyn Storage, past: Past) -> Result<(Past, Vec<Checkpoint>), St
     let epoch = previous
         .checkpoint()
         .map_or_else(|| "the beginning".to_owned(), |it| format!("epoch {it}"));
-    terminal::message(format_args!(
-        "{error}\nthe checkpoint before it is whole: going on from {epoch}"
-    ));
     let restored = match &previous.manifest {
         Some(manifest) => checkpoint::load(storage, manifest)?,
         None => Vec::new(),
     };
+    terminal::message(format_args!(
+        "{error}\n{OLDER_CHECKPOINT}: going on from {epoch}"
+    ));
     Ok((previous, restored))
 }
 

@@ -169,9 +169,11 @@ impl Execution {
         }
         first_flaw()?;
         if let Some(Outcome::Failed { cause, why }) = zombie.outcome()
-            && cause == Cause::Defect
+            && !is_excused(zombie, cause)
         {
-            return Err(format!("a run that was left behind has failed: {why}"));
+            return Err(format!(
+                "a run that was left behind has stopped, {cause:?}: {why}"
+            ));
         }
         // At last somebody kills them.
         let ends = world(|world| world.chance.is(0.0003)) || self.step > LONGEST / 10;
@@ -197,13 +199,8 @@ impl Execution {
                 }
             }
             Outcome::Failed { cause, why } => {
-                let is_excused = match cause {
-                    Cause::Defect => false,
-                    Cause::Outage => true,
-                    Cause::Refusal => run.has_claimed() && !run.is_newest(),
-                };
-                if !is_excused {
-                    return Err(format!("the newest run has stopped: {why}"));
+                if !is_excused(run, cause) {
+                    return Err(format!("run {number} has stopped, {cause:?}: {why}"));
                 }
             }
         }
@@ -211,6 +208,15 @@ impl Execution {
             self.current = self.next();
         }
         Ok(false)
+    }
+}
+
+/// Whether `run` may stop for this reason.
+fn is_excused(run: &Run, cause: Cause) -> bool {
+    match cause {
+        Cause::Defect => false,
+        Cause::Outage => world(|world| world.outages > 0),
+        Cause::Superseded => run.has_claimed() && !run.is_newest(),
     }
 }
 

@@ -54,6 +54,7 @@ thread_local! {
     static SPAWNED: RefCell<Vec<Task>> = const { RefCell::new(Vec::new()) };
     static STACKS: RefCell<Vec<DefaultStack>> = const { RefCell::new(Vec::new()) };
     static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    static MESSAGES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     static CLOCK: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     static IDS: Cell<u128> = const { Cell::new(0) };
     static BEGIN: Instant = Instant::now();
@@ -63,6 +64,7 @@ thread_local! {
 pub(super) fn reset() {
     SPAWNED.take();
     PANICS.take();
+    MESSAGES.take();
     CLOCK.set(Duration::ZERO);
     IDS.set(0);
 }
@@ -80,6 +82,15 @@ pub(super) fn take_spawned() -> Vec<Task> {
 /// What tasks have panicked with since this was asked last.
 pub(super) fn take_panics() -> Vec<String> {
     PANICS.take()
+}
+
+/// What tasks have said to people since this was asked last.
+pub(super) fn take_messages() -> Vec<String> {
+    MESSAGES.take()
+}
+
+pub(crate) fn overhear(message: String) {
+    MESSAGES.with_borrow_mut(|all| all.push(message));
 }
 
 /// Whether the caller runs in a simulated thread.

@@ -19,11 +19,11 @@ use crate::join::Policy;
 use crate::runtime::control::{Notice, Notices};
 use crate::runtime::ingest::IngestOptions;
 use crate::runtime::metrics::Metrics;
-use crate::runtime::state::StateOptions;
+use crate::runtime::state::{OLDER_CHECKPOINT, StateOptions};
 use crate::runtime::{RunError, RunOptions, run};
 use crate::sink::{SinkError, SinkFactory};
-use crate::state::Starter;
 use crate::state::retention::History;
+use crate::state::{Starter, StateError, StorageError};
 use crate::time::{EventTime, Span};
 use crate::window::{Late, WindowSpec};
 
@@ -43,10 +43,10 @@ pub(super) enum Outcome {
 pub(super) enum Cause {
     /// A defect in any case.
     Defect,
-    /// The storage is out of reach: may happen to any run.
+    /// The storage is out of reach: may happen to any run while there are outages.
     Outage,
-    /// Only a run that is not the newest one may fail so.
-    Refusal,
+    /// It says that a newer run has taken over: only a run that is not the newest one may fail so.
+    Superseded,
 }
 
 /// What is known of the input's end.
@@ -111,6 +111,16 @@ impl Run {
         for panic in machine::take_panics() {
             world(|world| world.flaw(format!("a thread has panicked: {panic}")));
         }
+        for message in machine::take_messages() {
+            // Nothing damages objects here: only one that was superseded may miss some.
+            let is_flaw = message.contains(OLDER_CHECKPOINT) && self.is_newest();
+            world(|world| {
+                world.note(|| format!("run {} says: {message}", self.number));
+                if is_flaw {
+                    world.flaw(format!("the newest run has lost a checkpoint: {message}"));
+                }
+            });
+        }
         if self.outcome.borrow().is_some() {
             // The process ends, and all its threads with it.
             self.kill();
@@ -159,14 +169,20 @@ impl Run {
 impl Outcome {
     fn of(error: RunError) -> Self {
         Self::Failed {
-            cause: match error {
-                RunError::Ledger(_) | RunError::Worker(_) => Cause::Defect,
-                RunError::State(_)
+            cause: match &error {
+                RunError::State(StateError::Storage(StorageError::Unreachable { .. }))
                 | RunError::Sink {
                     error: SinkError::Unreachable { .. },
                     ..
                 } => Cause::Outage,
-                _ => Cause::Refusal,
+                RunError::Sink {
+                    error: SinkError::Fenced(_),
+                    ..
+                } => Cause::Superseded,
+                RunError::Refused(why) if why.contains("goes on with this job now") => {
+                    Cause::Superseded
+                }
+                _ => Cause::Defect,
             },
             why: error.to_string(),
         }

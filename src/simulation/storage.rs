@@ -1,5 +1,7 @@
 //! The state's storage: requests and answers get lost, and requests are repeated.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use super::machine::pause;
 use super::world::{World, world};
 use crate::rules::{self, Rule};
@@ -12,7 +14,7 @@ pub(super) struct SimulatedStorage;
 /// Lets others go first; then the storage may be out of reach, for longer than a run waits.
 fn reach() -> Result<(), StorageError> {
     pause();
-    if world(|world| world.chance.is(world.shape.outage)) {
+    if world(World::has_outage) {
         return Err(StorageError::Unreachable {
             target: "simulated".to_owned(),
             reason: "an outage".to_owned(),
@@ -69,7 +71,16 @@ impl Storage for SimulatedStorage {
 }
 
 impl World {
+    fn has_outage(&mut self) -> bool {
+        let is_out = self.chance.is(self.shape.outage);
+        self.outages += u32::from(is_out);
+        is_out
+    }
+
     fn put(&mut self, name: &str, bytes: &[u8]) -> Put {
+        if object_number(name).is_none() {
+            self.named_once(name, bytes);
+        }
         if self.objects.contains_key(name) && rules::on(Rule::PutIfAbsent) {
             return Put::Exists;
         }
@@ -80,6 +91,17 @@ impl World {
             self.note(|| format!("put {name}, {} bytes", bytes.len()));
         }
         Put::Written
+    }
+
+    /// But for the log's numbers, at which runs compete, a name stands for the same bytes for ever.
+    fn named_once(&mut self, name: &str, bytes: &[u8]) {
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        let hash = hasher.finish();
+        let before = *self.named.entry(name.to_owned()).or_insert(hash);
+        if before != hash {
+            self.flaw(format!("{name} is put with other bytes than before"));
+        }
     }
 
     /// Remembers what was ever put at each number: the same again is a repetition of a request

@@ -111,6 +111,10 @@ pub(super) struct World {
     /// Which partitions can be found.
     pub(super) found: Vec<bool>,
     pub(super) objects: BTreeMap<String, Vec<u8>>,
+    /// A hash of what was put under each other name than those of the log.
+    pub(super) named: BTreeMap<String, u64>,
+    /// How often storage could not be reached.
+    pub(super) outages: u32,
     /// All that was ever put at each number of the log.
     pub(super) log: BTreeMap<u64, Vec<LogObject>>,
     pub(super) tables: BTreeMap<usize, TableWorld>,
@@ -158,6 +162,8 @@ impl World {
             available,
             found,
             objects: BTreeMap::new(),
+            named: BTreeMap::new(),
+            outages: 0,
             log: BTreeMap::new(),
             tables: BTreeMap::new(),
             topics: BTreeMap::new(),

@@ -47,6 +47,7 @@ mod s3;
 pub mod thread;
 pub mod uri;
 
+pub use self::commit::explained;
 pub(crate) use self::folder::{make_folders, parent, sync_folder};
 pub use self::job::{JobContext, JobId, NewestRun, RunNumber, SinkMark, sink_id};
 pub use self::thread::{SinkEvent, SinkThread};

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use super::commit::explained;
 use super::{EpochRows, OutputSpec, SinkContext, SinkError, SinkFactory, Written};
 use crate::host::{self, Thread};
 use crate::rules::{self, Rule};
@@ -208,7 +209,7 @@ impl Body {
         let event = match outcome {
             Ok(Ok(Some(written))) => SinkEvent::Closed(written),
             Ok(Ok(None)) => SinkEvent::Failed(SinkError::Aborted),
-            Ok(Err(error)) => SinkEvent::Failed(error),
+            Ok(Err(error)) => SinkEvent::Failed(explained(error, self.context.job.as_deref())),
             Err(panic) => SinkEvent::Failed(SinkError::Write {
                 target: format!("output {}", self.output.name),
                 reason: format!(

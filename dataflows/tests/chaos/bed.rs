@@ -1,6 +1,7 @@
 //! A job on real servers: its topic, which is fed in pieces; its sinks; and what they must hold in
 //! the end.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::process::Command;
@@ -108,6 +109,8 @@ pub struct Bed {
     postgres: Held,
     s3: Held,
     pub shape: Shape,
+    /// Whether rows may come again (`--delivery at-least-once`).
+    pub repeats: bool,
     /// Whether some events come too late.
     has_late: bool,
     /// What was fed, per partition.
@@ -198,6 +201,7 @@ impl Bed {
             postgres,
             s3,
             shape: pipeline.shape(),
+            repeats: false,
             has_late,
             lines: vec![Vec::new(); PARTITIONS],
             pieces: 0,
@@ -430,20 +434,39 @@ impl Bed {
         let mut shown = Vec::new();
         for output in &self.outputs {
             let whole = output.contents(&self.place, &self.site, WHOLE);
-            let kept = output.contents(&self.place, &self.site, KEPT);
+            let kept = if self.repeats {
+                output.repeated_contents(&self.place, &self.site, KEPT)
+            } else {
+                output.contents(&self.place, &self.site, KEPT)
+            };
             assert!(
                 whole.len() > output.fewest(),
                 "{} has {} rows",
                 output.label(),
                 whole.len()
             );
-            assert_same(&output.label(), &kept, &whole);
+            if self.repeats && !output.replaces() {
+                assert_at_least(&output.label(), &kept, &whole);
+            } else {
+                assert_same(&output.label(), &kept, &whole);
+            }
             shown.push(format!("{} {}", output.label(), kept.len()));
         }
         self.compare_with_the_loop();
-        let verified = self.place.run(&format!("state verify {}", self.state));
-        assert_eq!(verified.code, 0, "{}{}", verified.stdout, verified.stderr);
+        self.look_at_the_state();
         self.summary(&shown.join(", "));
+    }
+
+    /// Whole, and the epochs that it has recorded give what they gave.
+    #[track_caller]
+    fn look_at_the_state(&self) {
+        let state = &self.state;
+        let replay = format!("replay {state} --from {}", self.topic());
+        for line in [format!("state verify {state}"), replay] {
+            let done = self.place.run(&line);
+            let (out, err) = (done.stdout, done.stderr);
+            assert_eq!(done.code, 0, "{line}: {out}{err}");
+        }
     }
 
     /// Compares two chains of stages, topic by topic, and what comes out of them with the loop.
@@ -513,7 +536,10 @@ impl Bed {
             output.name == "windows" && matches!(output.sink, Sink::Ndjson | Sink::Kafka)
         };
         for output in self.outputs.iter().filter(plain) {
-            let found = output.contents(&self.place, &self.site, KEPT);
+            let mut found = output.contents(&self.place, &self.site, KEPT);
+            if self.repeats {
+                found.dedup();
+            }
             let found: Vec<_> = found
                 .iter()
                 .map(|line| columns_of(line, &rows[0]))
@@ -650,6 +676,22 @@ fn assert_same(what: &str, found: &[String], meant: &[String]) {
         found.len(),
         meant.len()
     );
+}
+
+/// Each line as often as it should be there, or more often, and no other.
+#[track_caller]
+fn assert_at_least(what: &str, found: &[String], meant: &[String]) {
+    let mut rest = found.iter().peekable();
+    for line in meant {
+        let before = rest.peek().copied();
+        assert!(
+            rest.any(|it| it == line),
+            "{what}: lost {line}, or {before:?} is too much"
+        );
+    }
+    let meant: BTreeSet<_> = meant.iter().collect();
+    let strange = found.iter().find(|line| !meant.contains(line));
+    assert_eq!(strange, None, "{what}: nobody has asked for this");
 }
 
 /// How many rows each output has given.

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use crate::bed::{Bed, Pipeline, Victims};
-use crate::dice::number;
+use crate::dice::{is_long, number};
 use crate::outputs::{Output, Sink};
 
 /// All kinds of sinks, for windows and for records.
-const FACTORY: &[Output] = &[
+const OUTPUTS: &[Output] = &[
     Output::new("windows", Sink::Postgres),
     Output::new("windows", Sink::CsvFolder),
     Output::new("windows", Sink::ParquetBucket),
@@ -21,6 +21,11 @@ const FACTORY: &[Output] = &[
     Output::new("late", Sink::CsvBucket),
     Output::new("late", Sink::Ndjson),
     Output::new("dead-letters", Sink::Postgres),
+];
+
+/// What is wrong with readings, and how much of it there is; the latter only where no row may come
+/// again.
+const QUALITY: &[Output] = &[
     Output::new("quarantine", Sink::ParquetFolder),
     Output::new("quarantine", Sink::ParquetBucket),
     Output::new("quality", Sink::Postgres),
@@ -44,24 +49,57 @@ const FLEET: &[Output] = &[
 #[test]
 #[ignore = "needs kafka, postgres and s3: run dev/test"]
 fn kafka_postgres_s3_killed_at_random_moments() {
-    let scenario = "killed_at_random_moments";
-    kill(Bed::new(
-        scenario,
+    let mut bed = Bed::new(
+        "killed_at_random_moments",
         Pipeline::Factory,
         Victims::Nobody,
-        FACTORY,
-    ));
+        &[OUTPUTS, QUALITY].concat(),
+    );
+    kill_at_random_moments(&mut bed, number("HIGHWATER_CHAOS_KILLS").unwrap_or(5));
 }
 
 #[test]
 #[ignore = "needs kafka, postgres and s3: run dev/test"]
 fn kafka_postgres_s3_fleet_killed_at_random_moments() {
-    let scenario = "fleet_killed_at_random_moments";
-    kill(Bed::new(scenario, Pipeline::Fleet, Victims::Nobody, FLEET));
+    let mut bed = Bed::new(
+        "fleet_killed_at_random_moments",
+        Pipeline::Fleet,
+        Victims::Nobody,
+        FLEET,
+    );
+    kill_at_random_moments(&mut bed, number("HIGHWATER_CHAOS_KILLS").unwrap_or(5));
 }
 
-fn kill(mut bed: Bed) {
-    let kills = number("HIGHWATER_CHAOS_KILLS").unwrap_or(5);
+/// Windows overlap, in each of which a record counts.
+#[test]
+#[ignore = "needs kafka, postgres and s3: run dev/test"]
+fn kafka_postgres_s3_sliding_windows_killed_at_random_moments() {
+    let mut bed = Bed::new(
+        "sliding_windows_killed_at_random_moments",
+        Pipeline::Factory,
+        Victims::Nobody,
+        OUTPUTS,
+    );
+    bed.shape.slide = bed.shape.size / 4;
+    kill_at_random_moments(&mut bed, if is_long() { 20 } else { 2 });
+}
+
+/// Rows may come again, but none is lost, and what replaces itself is equal.
+#[test]
+#[ignore = "needs kafka, postgres and s3: run dev/test"]
+fn kafka_postgres_s3_at_least_once_killed_at_random_moments() {
+    let mut bed = Bed::new(
+        "at_least_once_killed_at_random_moments",
+        Pipeline::Factory,
+        Victims::Nobody,
+        OUTPUTS,
+    );
+    bed.flags = "--delivery at-least-once".to_owned();
+    bed.repeats = true;
+    kill_at_random_moments(&mut bed, if is_long() { 20 } else { 3 });
+}
+
+fn kill_at_random_moments(bed: &mut Bed, kills: u64) {
     while u64::from(bed.kills) < kills {
         let mut run = bed.start_any_processes();
         if bed.dice.within(0..3) == 0 {

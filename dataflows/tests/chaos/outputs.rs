@@ -51,6 +51,12 @@ impl Output {
         format!("--to {}={}", self.name, self.uri(site, tag))
     }
 
+    /// Whether a row that comes again replaces itself.
+    pub fn replaces(self) -> bool {
+        let is_file = !matches!(self.sink, Sink::Kafka | Sink::Ndjson);
+        self.sink == Sink::Postgres || (self.is_windows() && is_file)
+    }
+
     fn is_windows(self) -> bool {
         self.name == "windows"
     }
@@ -103,7 +109,25 @@ impl Output {
     /// All that the run `tag` has left there, as lines in an order of their own. Windows in files
     /// come with the files' names and bytes, which must be the same as well.
     pub fn contents(self, place: &Place, site: &Site, tag: &str) -> Vec<String> {
-        let mut lines: Vec<String> = match self.sink {
+        let mut lines = self.lines(place, site, tag);
+        if self.is_quality() {
+            lines = vec![sum_of_quality(&lines)];
+        } else if !self.is_windows() {
+            assert_in_order(&lines, self);
+        }
+        lines.sort();
+        lines
+    }
+
+    /// The same where some may be there more than once.
+    pub fn repeated_contents(self, place: &Place, site: &Site, tag: &str) -> Vec<String> {
+        let mut lines = self.lines(place, site, tag);
+        lines.sort();
+        lines
+    }
+
+    fn lines(self, place: &Place, site: &Site, tag: &str) -> Vec<String> {
+        match self.sink {
             Sink::Postgres => self.table_rows(site, tag),
             Sink::Kafka => self.messages(place, site, tag),
             Sink::Ndjson => place
@@ -118,14 +142,7 @@ impl Output {
                 fetch_bucket(place, &format!("{}/{folder}/", site.name), &copy);
                 self.files(place, &copy)
             }
-        };
-        if self.is_quality() {
-            lines = vec![sum_of_quality(&lines)];
-        } else if !self.is_windows() {
-            assert_in_order(&lines, self);
         }
-        lines.sort();
-        lines
     }
 
     fn table_rows(self, site: &Site, tag: &str) -> Vec<String> {

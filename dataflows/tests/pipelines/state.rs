@@ -158,6 +158,92 @@ fn stopped_and_killed_at_any_moment_a_job_leaves_what_one_run_leaves() {
     Left::of(&place).assert_equal(&expected);
 }
 
+/// Of each line: it is there at least as often as it should be, and no other is.
+#[track_caller]
+fn assert_at_least(what: &str, got: &[String], want: &[String]) {
+    let counts = |lines: &[String]| {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        lines
+            .iter()
+            .for_each(|it| *counts.entry(it.clone()).or_default() += 1);
+        counts
+    };
+    let (got, want) = (counts(got), counts(want));
+    let lost = want
+        .iter()
+        .find(|(line, count)| got.get(*line).is_none_or(|it| it < count));
+    assert_eq!(lost, None, "{what}: lost");
+    let strange = got.keys().find(|line| !want.contains_key(*line));
+    assert_eq!(strange, None, "{what}: nobody has asked for this");
+}
+
+/// Kills runs of `place` with these flags, each once it has published `checkpoints` more.
+fn kill_after_checkpoints(place: &Place, more: &str, checkpoints: &[u64]) {
+    for (turn, count) in checkpoints.iter().enumerate() {
+        let mut running = place.start(&run(OUTPUTS, &format!("{more} -w {}", 1 + turn % 3)));
+        let known = newest_checkpoint(place);
+        running.until("more checkpoints", || {
+            (newest_checkpoint(place) >= known + count).then_some(())
+        });
+        running.kill();
+    }
+}
+
+/// The number in the name of the last object of a checkpoint; 0 without one.
+fn newest_checkpoint(place: &Place) -> u64 {
+    let files = place.files("state/checkpoint");
+    let numbers = files
+        .iter()
+        .filter_map(|name| name.split('-').next()?.parse().ok());
+    numbers.max().unwrap_or(0)
+}
+
+#[test]
+fn at_least_once_loses_nothing_over_kills_and_windows_come_out_equal() {
+    let expected = undisturbed();
+    let place = generated(EVENTS);
+    let more = "--delivery at-least-once --follow";
+    kill_after_checkpoints(&place, more, &[1, 3, 8, 2, 5, 1]);
+    place.ok(&run(OUTPUTS, "--delivery at-least-once --drain -w 2"));
+    let left = Left::of(&place);
+    // A window file is replaced by itself, and a file of lines is cut to its checkpoint.
+    assert_eq!(left.csv, expected.csv);
+    assert_eq!(left.parquet, expected.parquet);
+    for (what, got, want) in [
+        ("windows.ndjson", &left.windows, &expected.windows),
+        ("late.ndjson", &left.late, &expected.late),
+        ("alerts.ndjson", &left.alerts, &expected.alerts),
+        ("alerts", &left.alert_files, &expected.alert_files),
+        ("enriched", &left.enriched, &expected.enriched),
+    ] {
+        assert_at_least(what, got, want);
+    }
+}
+
+#[test]
+fn the_delivery_of_a_job_may_change_between_its_runs() {
+    let expected = undisturbed();
+    let place = generated(EVENTS);
+    for (delivery, checkpoints) in [
+        ("at-least-once", [1, 2]),
+        ("exactly-once", [2, 1]),
+        ("at-least-once", [3, 1]),
+    ] {
+        kill_after_checkpoints(
+            &place,
+            &format!("--delivery {delivery} --follow"),
+            &checkpoints,
+        );
+    }
+    place.ok(&run(OUTPUTS, "--delivery exactly-once --drain -w 2"));
+    let left = Left::of(&place);
+    assert_eq!(left.csv, expected.csv);
+    assert_eq!(left.parquet, expected.parquet);
+    assert_at_least("windows.ndjson", &left.windows, &expected.windows);
+    assert_at_least("enriched", &left.enriched, &expected.enriched);
+    place.ok("state verify state");
+}
+
 #[test]
 fn a_second_run_takes_over_and_the_first_one_ends_with_code_4() {
     let place = generated(EVENTS);

@@ -96,21 +96,29 @@ impl Claim<'_> {
         place: &mut impl FilePlace,
         job: &JobContext,
     ) -> Result<(Option<Owner>, Vec<String>, Beginning), SinkError> {
-        let found = place.read(self.marker)?;
-        let found = found
-            .map(|bytes| read_owner(&bytes, self.target))
-            .transpose()?;
-        // Only who begins looks at all files.
-        let is_known = found == Some(Owner::of(job)) || job.mark(self.sink).is_some();
-        let files = if is_known {
-            Vec::new()
-        } else {
-            self.files(place)?
+        let mut found = self.owner(place)?;
+        let files = loop {
+            // Only who begins looks at all files.
+            if found == Some(Owner::of(job)) || job.mark(self.sink).is_some() {
+                break Vec::new();
+            }
+            let files = self.files(place)?;
+            // An older run of the same job may be about to begin as well: with a marker, then files.
+            let before = std::mem::replace(&mut found, self.owner(place)?);
+            if files.is_empty() || found == before {
+                break files;
+            }
         };
         // No lock says whether another job is about to write its first file.
         let is_empty = files.is_empty() && found.is_none_or(|owner| owner.job == job.job);
         let beginning = beginning(job, self.sink, self.target, found, is_empty)?;
         Ok((found, files, beginning))
+    }
+
+    fn owner(&self, place: &mut impl FilePlace) -> Result<Option<Owner>, SinkError> {
+        let bytes = place.read(self.marker)?;
+        let owner = bytes.map(|bytes| read_owner(&bytes, self.target));
+        owner.transpose()
     }
 
     fn files(&self, place: &mut impl FilePlace) -> Result<Vec<String>, SinkError> {
@@ -153,6 +161,8 @@ mod tests {
         files: BTreeMap<String, Vec<u8>>,
         /// Somebody else's marker, which appears just before the next put.
         rival: Option<Owner>,
+        /// Somebody else's marker and file, which appear just before the next list.
+        begun: Option<Owner>,
         listed: u32,
     }
 
@@ -176,6 +186,10 @@ mod tests {
         }
         fn list(&mut self) -> Result<Vec<String>, SinkError> {
             self.listed += 1;
+            if let Some(rival) = self.begun.take() {
+                self.files.insert(MARKER.to_owned(), write_owner(&rival));
+                self.files.insert("alerts-9".to_owned(), Vec::new());
+            }
             let names = self.files.keys().filter(|name| !name.starts_with('_'));
             Ok(names.cloned().collect())
         }
@@ -239,6 +253,22 @@ mod tests {
             assert_eq!(left, [MARKER, "hour=00/windows-1"]);
             assert_eq!(owner(&place), Owner::of(&job));
         }
+    }
+
+    #[test]
+    fn an_older_run_may_begin_the_same_job_meanwhile() {
+        let mut place = Fake {
+            begun: Some(Owner::of(&job(1, None, None))),
+            ..Fake::default()
+        };
+        make(&mut place, &job(2, None, None)).unwrap();
+        assert!(place.files.contains_key("alerts-9"));
+        let mut place = Fake {
+            begun: Some(other()),
+            ..Fake::default()
+        };
+        let refused = make(&mut place, &job(2, None, None)).unwrap_err();
+        assert!(refused.to_string().contains("another job"), "{refused}");
     }
 
     #[test]

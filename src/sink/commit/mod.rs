@@ -35,6 +35,22 @@ pub fn check_newest(job: &JobContext, target: &str) -> Result<(), SinkError> {
     Ok(())
 }
 
+/// Why a run of `job` cannot write, when a target has refused it with `error`: a target that does
+/// not fit what the run knows may simply be ahead of it, because a newer run has been there. Then
+/// nothing is to be restored or begun anew.
+pub fn explained(error: SinkError, job: Option<&JobContext>) -> SinkError {
+    let (SinkError::Refused(_), Some(job)) = (&error, job) else {
+        return error;
+    };
+    match job.log.newest_run() {
+        Ok(newest) if newest > job.run => SinkError::Fenced(format!(
+            "run {newest} of the job has started and writes there now, this is run {}",
+            job.run
+        )),
+        _ => error,
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod sample {
     use std::collections::BTreeMap;
