@@ -4,6 +4,8 @@
 //! for a record that is good. What it cannot decode is rejected with a reason and becomes a dead
 //! letter; it never stops a pipeline and never moves a watermark.
 
+mod nan;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -14,6 +16,8 @@ use crate::rows::{Column, ColumnType, RowWriter, Tabular};
 use crate::source::RawRecord;
 use crate::time::{EventTime, Offset, PartitionId};
 use crate::wire::FixedLayout;
+
+pub use self::nan::nan_as_null;
 
 /// What a decoder is given.
 #[derive(Clone, Copy, Debug)]

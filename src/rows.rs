@@ -39,6 +39,9 @@ pub struct Column {
     pub kind: ColumnType,
     /// Whether cells may be null.
     pub nullable: bool,
+    /// Of [`ColumnType::Int`]: whether all cells fit into 32 bits, so that a database may hold
+    /// them in its `integer`.
+    pub is_narrow: bool,
 }
 
 impl Column {
@@ -48,6 +51,7 @@ impl Column {
             name,
             kind,
             nullable: false,
+            is_narrow: false,
         }
     }
 
@@ -57,6 +61,16 @@ impl Column {
             name,
             kind,
             nullable: true,
+            is_narrow: false,
+        }
+    }
+
+    /// The same, with cells of 32 bits.
+    #[must_use]
+    pub const fn narrow(self) -> Self {
+        Self {
+            is_narrow: true,
+            ..self
         }
     }
 }

@@ -2,4 +2,5 @@
 
 pub mod cars;
 pub mod factory;
+pub mod fleet;
 pub mod registry;

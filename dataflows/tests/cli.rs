@@ -125,7 +125,7 @@ fn usage_errors_have_code_2_and_say_what_was_meant() {
         (&["run", "cars", "-n", "2", "-p", "0"], "--hostfile"),
         (&["run", "cars", "-p", "0"], "-n N"),
         (&["run", "cars", "--http=:8080"], "not in this version"),
-        (&["run", "fleet"], "not in this version"),
+        (&["run", "nexmark"], "not in this version"),
         (&["status"], "not in this version"),
         (&["lab", "check", "x"], "not in this version"),
         (

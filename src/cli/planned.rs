@@ -6,7 +6,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::error::CliError;
 
 const NO_HTTP: &str = "there is no HTTP endpoint yet";
-const TWO_PIPELINES: &str = "the pipelines are cars and factory";
+const PIPELINES: &str = "the pipelines are cars, factory and fleet";
 
 /// Flags, commands and pipelines, and what there is instead.
 const PLANNED: &[(&str, &str)] = &[
@@ -23,9 +23,8 @@ const PLANNED: &[(&str, &str)] = &[
         "bench",
         "a run shows its records per CPU-second at the end; --report has latencies",
     ),
-    ("fleet", TWO_PIPELINES),
-    ("turnstile", TWO_PIPELINES),
-    ("nexmark", TWO_PIPELINES),
+    ("turnstile", PIPELINES),
+    ("nexmark", PIPELINES),
 ];
 
 /// What to say of `word`, a flag with its dashes or a command, if it is planned.

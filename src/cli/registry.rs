@@ -11,7 +11,7 @@ use crate::sink::mask_secrets;
 use crate::source::generate::EventModel;
 use crate::time::Span;
 
-pub use super::value::count;
+pub use super::value::{count, duration};
 
 /// The folder that `dir:PATH` names; the bare path means it as well.
 ///

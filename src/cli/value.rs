@@ -25,6 +25,9 @@ impl Speed {
 }
 
 /// A duration: `15m`, `1h30m`, `250ms`.
+///
+/// # Errors
+/// When it is none; the text says how one is written.
 pub fn duration(text: &str) -> Result<Span, String> {
     parse_duration(text).map_err(|error| error.to_string())
 }

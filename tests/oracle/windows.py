@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The windows of the pipelines `cars` and `factory`, computed a second time.
+"""The windows of the pipelines `cars`, `factory` and `fleet`, computed a second time.
 
 An independent opinion for the engine's tests: it shares no code with the engine, reads the whole
 input at once, and leaves the windowing to a database (DuckDB). Each file is one partition, its
@@ -16,7 +16,8 @@ line, ordered by window_end, window_start and key. Files' ledgers go to standard
 
 What is a record. A line is rejected, and moves no watermark, when it is no JSON object, when its
 time or key is missing, or when a field that the windows use has the wrong type (an integer written
-as 3.0, NaN, a number beyond f64 or i64). A null or missing measurement is a null. Blank lines are
+as 3.0, NaN, a number beyond f64 or i64); of fleet any field that the pipeline reads, and a coordinate may
+be NaN, which is a null. A null or missing measurement is a null. Blank lines are
 not records. Times: RFC 3339, 0 to 9 fraction digits cut to milliseconds, without an offset UTC.
 Not covered: --max-ahead, repeated keys inside one JSON object, dimensions refreshed while running.
 """
@@ -112,6 +113,10 @@ def not_json(token):
     raise Rejected(f"{token} is not JSON")
 
 
+def nan_only(token):
+    return NAN if token == "NaN" else not_json(token)
+
+
 def car_row(event):
     time = time_ms(event.get("event_time"))
     car = event.get("car_id")
@@ -133,6 +138,49 @@ def factory_row(event):
     return time, device, real(event.get("temperature_c")), real(event.get("vibration_g"))
 
 
+NAN = object()
+
+FLEET_TEXTS = ["event_type", "weather", "road_type", "traffic_density"]
+FLEET_FLAGS = [
+    "braking_event", "harsh_acceleration_event", "collision_alert", "sensor_fault_event",
+    "lane_change_event", "network_delay_event", "gps_loss_event", "risk_label",
+]  # fmt: skip
+
+
+def short_text(value):
+    """A text that fits into a field of 23 bytes, or null."""
+    if value is None or (isinstance(value, str) and len(value.encode()) < 24):
+        return value
+    raise Rejected("not a short text")
+
+
+def flag(value):
+    """True, false, or null."""
+    if value is None or type(value) is bool:
+        return value
+    raise Rejected("not a flag")
+
+
+def fleet_row(event):
+    for name in ("latitude", "longitude"):
+        if event.get(name) is NAN:
+            event[name] = None
+    if NAN in event.values():
+        raise Rejected("NaN is not JSON here")
+    time = time_ms(event.get("timestamp"))
+    vehicle = short_text(event.get("vehicle_id"))
+    if not vehicle:
+        raise Rejected("no key")
+    for name in FLEET_TEXTS:
+        short_text(event.get(name))
+    for name in ("latitude", "longitude", "sensor_battery"):
+        real(event.get(name))
+    for name in ("hour_of_day", "sensor_signal_strength"):
+        integer(event.get(name))
+    flags = [flag(event.get(name)) for name in FLEET_FLAGS]
+    return time, vehicle, real(event.get("speed")), *flags[:4]
+
+
 def out_of_range(row):
     """Quarantined by the pipeline: -50 and 150 degrees are out of range themselves."""
     _, _, temperature, vibration = row
@@ -144,6 +192,10 @@ LAYOUTS = {
     "factory": (
         factory_row,
         [("device_id", pa.string()), ("temperature_c", pa.float64()), ("vibration_g", pa.float64())],
+    ),
+    "fleet": (
+        fleet_row,
+        [("vehicle_id", pa.string()), ("speed", pa.float64()), *((name, pa.bool_()) for name in FLEET_FLAGS[:4])],
     ),
 }
 
@@ -161,7 +213,7 @@ def decode_file(task):
     pipeline, part, path, target, reject_out_of_range = task
     row_of, columns = LAYOUTS[pipeline]
     schema = pa.schema([("part", pa.int32()), ("pos", pa.int64()), ("t", pa.int64()), *columns])
-    loads = json.JSONDecoder(parse_constant=not_json).decode
+    loads = json.JSONDecoder(parse_constant=nan_only if pipeline == "fleet" else not_json).decode
     read = rejected = pos = 0
     rows = []
 
@@ -337,6 +389,31 @@ def factory_windows(database):
             }
 
 
+def prepare_fleet(database, args):
+    columns = ", ".join(["vehicle_id", "speed", *FLEET_FLAGS[:4]])
+    database.execute(timed_query(args, columns, "", "coalesce(speed > 50, false)"))
+
+
+def fleet_windows(database):
+    rows = database.execute("""
+        SELECT s, e, vehicle_id, count(*), list(speed), max(speed),
+               count(*) FILTER (braking_event), count(*) FILTER (harsh_acceleration_event),
+               count(*) FILTER (collision_alert), count(*) FILTER (sensor_fault_event)
+        FROM pairs WHERE fate <> 'late' GROUP BY s, e, vehicle_id ORDER BY e, s, encode(vehicle_id)
+    """)
+    names = "max_speed braking_count harsh_acceleration_count collision_count sensor_fault_count".split()
+    while batch := rows.fetchmany(10_000):
+        for s, e, vehicle, count, speeds, *values in batch:
+            yield {
+                "vehicle_id": vehicle,
+                "window_start": time_text(s),
+                "window_end": time_text(e),
+                "event_count": count,
+                "avg_speed": exact_mean(speeds),
+                **dict(zip(names, values)),
+            }
+
+
 def time_text(ms):
     time = EPOCH + timedelta(milliseconds=ms)
     return time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.microsecond // 1000:03}Z"
@@ -365,7 +442,7 @@ def ledger(database, files):
 
 def arguments():
     parser = argparse.ArgumentParser(
-        description="Windows of cars and factory, computed independently of the engine. One file is one partition."
+        description="Windows of cars, factory and fleet, computed independently of the engine. One file is one partition."
     )
     parser.add_argument("inputs", nargs="+", help="NDJSON files or globs; .gz and .zst are read as such")
     parser.add_argument("--pipeline", choices=LAYOUTS, default="cars")
@@ -396,6 +473,7 @@ def main():
     prepare, windows = {
         "cars": (prepare_cars, cars_windows),
         "factory": (prepare_factory, factory_windows),
+        "fleet": (prepare_fleet, fleet_windows),
     }[args.pipeline]
     with tempfile.TemporaryDirectory(prefix="highwater-oracle-") as folder:
         database = duckdb.connect(os.path.join(folder, "oracle.duckdb"))

@@ -26,6 +26,9 @@ struct ModelArgs {
     /// How often a device vibrates
     #[arg(long, default_value_t = 0.05, value_name = "PROBABILITY")]
     p_vib: f64,
+    /// How often a reading is invalid: out of range, or of no device
+    #[arg(long, default_value_t = 0.0, value_name = "PROBABILITY")]
+    p_invalid: f64,
     /// What keys the messages
     #[arg(long, value_enum, default_value = "device_id")]
     key_by: KeyBy,
@@ -65,7 +68,8 @@ impl PipelineEntry for FactoryEntry {
 
     fn model(&self, matches: &ArgMatches) -> Result<(Arc<dyn EventModel>, f64), String> {
         let args = ModelArgs::from_arg_matches(matches).map_err(|error| error.to_string())?;
-        let model = FactoryModel::new(args.devices, args.p_hot, args.p_vib, args.key_by);
+        let model = FactoryModel::new(args.devices, args.p_hot, args.p_vib, args.key_by)
+            .and_then(|model| model.with_invalid(args.p_invalid));
         let model = model.map_err(|error| error.to_string())?;
         let rate = model.default_rate();
         Ok((Arc::new(model), rate))

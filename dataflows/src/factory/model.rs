@@ -3,6 +3,9 @@
 //! Temperature ~ N(75, 4) degrees, of a hot device uniform from 86 to 100; vibration
 //! ~ max(0.01, N(0.12, 0.05)) g, of a vibrating one uniform from 0.55 to 1.2. By default about
 //! 10.3 % of the readings alert: 1 - 0.95^2 (1 - P(N(75, 4) > 85)), where the last is 0.62 %.
+//!
+//! On demand some readings are invalid: of these a third each has 150 degrees, a vibration below
+//! zero, or no device.
 
 use clap::ValueEnum;
 use highwater::source::generate::text::{push_fixed, push_padded};
@@ -28,11 +31,13 @@ pub struct FactoryModel {
     devices: u64,
     p_hot: f64,
     p_vib: f64,
+    p_invalid: f64,
     key_by: KeyBy,
 }
 
 impl FactoryModel {
-    /// `devices` devices that are hot with probability `p_hot` and vibrate with `p_vib`.
+    /// `devices` devices that are hot with probability `p_hot` and vibrate with `p_vib`; all
+    /// readings are valid.
     ///
     /// # Errors
     /// When one is out of range, naming it as on the command line.
@@ -41,19 +46,24 @@ impl FactoryModel {
             let text = format!("--devices {devices}: must be from 1 to {MAX_DEVICES}");
             return Err(GenerateError::Config(text));
         }
-        for (flag, p) in [("--p-hot", p_hot), ("--p-vib", p_vib)] {
-            if !(0.0..=1.0).contains(&p) {
-                return Err(GenerateError::Config(format!(
-                    "{flag} {p}: must be from 0 to 1"
-                )));
-            }
-        }
+        check_probability("--p-hot", p_hot)?;
+        check_probability("--p-vib", p_vib)?;
         Ok(Self {
             devices,
             p_hot,
             p_vib,
+            p_invalid: 0.0,
             key_by,
         })
+    }
+
+    /// The same, with readings that are invalid with probability `p_invalid`.
+    ///
+    /// # Errors
+    /// When that is none.
+    pub fn with_invalid(self, p_invalid: f64) -> Result<Self, GenerateError> {
+        check_probability("--p-invalid", p_invalid)?;
+        Ok(Self { p_invalid, ..self })
     }
 
     /// Two readings per device and second.
@@ -64,6 +74,33 @@ impl FactoryModel {
     /// The device of reading `index`, counted from 0.
     fn device(&self, index: u64) -> u64 {
         index % self.devices
+    }
+}
+
+fn check_probability(flag: &str, p: f64) -> Result<(), GenerateError> {
+    if (0.0..=1.0).contains(&p) {
+        return Ok(());
+    }
+    Err(GenerateError::Config(format!(
+        "{flag} {p}: must be from 0 to 1"
+    )))
+}
+
+/// What makes a reading invalid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flaw {
+    TooHot,
+    NegativeVibration,
+    NoDevice,
+}
+
+impl Flaw {
+    /// Drawn behind everything else, so that the values do not depend on how many are invalid.
+    fn draw(p_invalid: f64, rng: &mut EventRng) -> Option<Self> {
+        const FLAWS: [Flaw; 3] = [Flaw::TooHot, Flaw::NegativeVibration, Flaw::NoDevice];
+        let is_invalid = rng.bernoulli(p_invalid);
+        let flaw = FLAWS[rng.below(3) as usize];
+        is_invalid.then_some(flaw)
     }
 }
 
@@ -123,14 +160,24 @@ impl EventModel for FactoryModel {
             (true, true) => b"HOT_VIB",
         };
         let (site, line) = place(device);
+        let mut temperature = temperature(hot, rng);
+        let mut vibration = vibration(vibrating, rng);
+        let flaw = Flaw::draw(self.p_invalid, rng);
+        match flaw {
+            Some(Flaw::TooHot) => temperature = 15_000,
+            Some(Flaw::NegativeVibration) => vibration = -vibration,
+            Some(Flaw::NoDevice) | None => {}
+        }
         out.extend_from_slice(br#"{"device_id":""#);
-        push_device(device, out);
+        if flaw != Some(Flaw::NoDevice) {
+            push_device(device, out);
+        }
         out.extend_from_slice(br#"","ts":""#);
         time.write_rfc3339(out);
         out.extend_from_slice(br#"","temperature_c":"#);
-        push_fixed(temperature(hot, rng), 2, out);
+        push_fixed(temperature, 2, out);
         out.extend_from_slice(br#","vibration_g":"#);
-        push_fixed(vibration(vibrating, rng), 3, out);
+        push_fixed(vibration, 3, out);
         for (name, text) in [
             (&br#","status":""#[..], status),
             (br#"","site":""#, site),
@@ -235,8 +282,35 @@ mod tests {
     }
 
     #[test]
+    fn invalid_readings_have_their_share_and_change_no_other() {
+        let clean = log(25, KeyBy::DeviceId);
+        let model = FactoryModel::new(25, 0.05, 0.05, KeyBy::DeviceId).expect("valid");
+        let model = model.with_invalid(0.06).expect("valid");
+        let dirty = EventLog::new(Arc::new(model), clean.options().clone()).expect("valid");
+        let mut flaws = [0; 3];
+        for index in 0..30_000 {
+            let event = json(&dirty, index);
+            let is_flawed = [
+                event["temperature_c"] == 150.0,
+                event["vibration_g"].as_f64() < Some(0.0),
+                event["device_id"] == "",
+            ];
+            match is_flawed.iter().position(|it| *it) {
+                Some(flaw) => flaws[flaw] += 1,
+                None => assert_eq!(event, json(&clean, index)),
+            }
+        }
+        // 2 % each, within five standard deviations.
+        assert!(
+            flaws.iter().all(|count| (480..720).contains(count)),
+            "{flaws:?}"
+        );
+    }
+
+    #[test]
     fn options_out_of_range_are_refused() {
-        assert!(FactoryModel::new(1, 0.0, 1.0, KeyBy::None).is_ok());
+        let valid = FactoryModel::new(1, 0.0, 1.0, KeyBy::None).expect("valid");
+        assert!(valid.with_invalid(1.5).is_err());
         assert!(FactoryModel::new(0, 0.0, 0.0, KeyBy::None).is_err());
         assert!(FactoryModel::new(1, 1.5, 0.0, KeyBy::None).is_err());
         assert!(FactoryModel::new(1, 0.0, f64::NAN, KeyBy::None).is_err());

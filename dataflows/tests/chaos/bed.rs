@@ -7,7 +7,7 @@ use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::dice::{Dice, base_seed};
 use crate::outputs::{Output, Sink, Site};
@@ -19,7 +19,7 @@ use crate::support::services::{
     Server, Victim, given, kafka, kafka_alone, kafka3_alone, postgres, postgres_alone, s3,
     s3_alone, unique,
 };
-use crate::support::{cars, factory};
+use crate::support::{cars, factory, fleet};
 
 /// The run that is disturbed, and the one that is not.
 pub const KEPT: &str = "kept";
@@ -36,6 +36,7 @@ const START_MS: i64 = 1_704_067_200_000;
 pub enum Pipeline {
     Cars,
     Factory,
+    Fleet,
 }
 
 impl Pipeline {
@@ -43,6 +44,7 @@ impl Pipeline {
         match self {
             Self::Cars => "cars",
             Self::Factory => "factory",
+            Self::Fleet => "fleet",
         }
     }
 
@@ -50,6 +52,18 @@ impl Pipeline {
         match self {
             Self::Cars => Shape::tumbling(60_000, 10_000),
             Self::Factory => Shape::tumbling(20_000, 10_000),
+            Self::Fleet => Shape {
+                slide: 20_000,
+                ..Shape::tumbling(60_000, 10_000)
+            },
+        }
+    }
+
+    /// What its generator is told so that every output has something to hold.
+    const fn flags(self) -> &'static str {
+        match self {
+            Self::Factory => "--p-invalid 0.02",
+            Self::Cars | Self::Fleet => "",
         }
     }
 }
@@ -233,7 +247,8 @@ impl Bed {
         let (partitions, late) = (self.lines.len(), if self.has_late { 0.02 } else { 0.0 });
         let flags = format!(
             "generate {name} --events {events} --rate {rate} --start {start} --seed {seed} --partitions {partitions} \
-             --disorder 8s --late-fraction {late} --duplicates 0.01 --garbage 0.01"
+             --disorder 8s --late-fraction {late} --duplicates 0.01 --garbage 0.01 {}",
+            self.pipeline.flags()
         );
         let folder = format!("in-{number}");
         self.place.ok(&format!("{flags} --to file:{folder}/"));
@@ -425,7 +440,7 @@ impl Bed {
                 output.contents(&self.place, &self.site, KEPT)
             };
             assert!(
-                whole.len() > 3,
+                whole.len() > output.fewest(),
                 "{} has {} rows",
                 output.label(),
                 whole.len()
@@ -489,6 +504,13 @@ impl Bed {
             Pipeline::Factory => {
                 let naive = factory::windows(&self.lines, shape);
                 let rows = naive.rows(factory::columns);
+                self.compare_quality();
+                (naive.ledger, rows)
+            }
+            Pipeline::Fleet => {
+                let naive = fleet::windows(&self.lines, shape);
+                let rows = naive.rows(fleet::columns);
+                self.compare_kept();
                 (naive.ledger, rows)
             }
             Pipeline::Cars => {
@@ -529,6 +551,50 @@ impl Bed {
             assert_same(
                 &format!("{} against the loop", output.label()),
                 &found,
+                &meant,
+            );
+        }
+    }
+
+    /// The summaries of quality, where there are some, add up to what was fed.
+    #[track_caller]
+    fn compare_quality(&self) {
+        let readings = self.lines.iter().flatten();
+        let readings: Vec<_> = readings.filter_map(|line| factory::reading(line)).collect();
+        let count = |fault| {
+            readings
+                .iter()
+                .filter(|it| it.fault() == Some(fault))
+                .count()
+        };
+        let meant = json!({
+            "rows": readings.len(),
+            "out_of_range": count("out_of_range"),
+            "missing_key": count("missing_key"),
+        });
+        for output in self.outputs.iter().filter(|it| it.name == "quality") {
+            let found = output.contents(&self.place, &self.site, KEPT);
+            assert_same(&output.label(), &found, &[meant.to_string()]);
+        }
+    }
+
+    /// The records of the fleet that are kept, in a table.
+    #[track_caller]
+    fn compare_kept(&self) {
+        let texts = |rows: Vec<Value>| {
+            let mut texts: Vec<_> = rows.iter().map(Value::to_string).collect();
+            texts.sort();
+            texts
+        };
+        let meant = texts(fleet::kept(&self.lines));
+        let is_table = |it: &&Output| it.name == "kept" && it.sink == Sink::Postgres;
+        for output in self.outputs.iter().filter(is_table) {
+            let found = output.contents(&self.place, &self.site, KEPT);
+            let row = |line: &String| serde_json::from_str(line).expect("JSON");
+            let found = found.iter().map(row).map(fleet::as_message).collect();
+            assert_same(
+                &format!("{} against the loop", output.label()),
+                &texts(found),
                 &meant,
             );
         }

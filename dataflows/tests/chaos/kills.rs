@@ -23,6 +23,29 @@ const OUTPUTS: &[Output] = &[
     Output::new("dead-letters", Sink::Postgres),
 ];
 
+/// What is wrong with readings, and how much of it there is; the latter only where no row may come
+/// again.
+const QUALITY: &[Output] = &[
+    Output::new("quarantine", Sink::ParquetFolder),
+    Output::new("quarantine", Sink::ParquetBucket),
+    Output::new("quality", Sink::Postgres),
+    Output::new("quality", Sink::Ndjson),
+];
+
+/// The tables and the lake of the fleet, and what else its outputs may go to.
+const FLEET: &[Output] = &[
+    Output::new("kept", Sink::Postgres),
+    Output::new("kept", Sink::ParquetFolder),
+    Output::new("kept", Sink::ParquetBucket),
+    Output::new("kept", Sink::Kafka),
+    Output::new("windows", Sink::Postgres),
+    Output::new("windows", Sink::ParquetBucket),
+    Output::new("windows", Sink::Ndjson),
+    Output::new("windows", Sink::CsvFolder),
+    Output::new("late", Sink::CsvBucket),
+    Output::new("dead-letters", Sink::Postgres),
+];
+
 #[test]
 #[ignore = "needs kafka, postgres and s3: run dev/test"]
 fn kafka_postgres_s3_killed_at_random_moments() {
@@ -30,7 +53,19 @@ fn kafka_postgres_s3_killed_at_random_moments() {
         "killed_at_random_moments",
         Pipeline::Factory,
         Victims::Nobody,
-        OUTPUTS,
+        &[OUTPUTS, QUALITY].concat(),
+    );
+    kill_at_random_moments(&mut bed, number("HIGHWATER_CHAOS_KILLS").unwrap_or(5));
+}
+
+#[test]
+#[ignore = "needs kafka, postgres and s3: run dev/test"]
+fn kafka_postgres_s3_fleet_killed_at_random_moments() {
+    let mut bed = Bed::new(
+        "fleet_killed_at_random_moments",
+        Pipeline::Fleet,
+        Victims::Nobody,
+        FLEET,
     );
     kill_at_random_moments(&mut bed, number("HIGHWATER_CHAOS_KILLS").unwrap_or(5));
 }

@@ -7,6 +7,7 @@
 //! | [`cars`] | windows, late records, ledger: the same for any number of workers, and right |
 //! | [`dims`] | dimension tables that change, and cars that are in none |
 //! | [`factory`] | alerts, quarantine, quality and folders of Parquet |
+//! | [`fleet`] | what is kept, sliding metrics, bad input, kills; tables and lake |
 //! | [`bad_input`] | input that is broken, outputs that cannot be written |
 //! | `state` | jobs that are stopped, killed, started again, refused, replayed |
 //! | [`memory`] | memory does not grow with the input |
@@ -21,6 +22,7 @@ mod bad_input;
 mod cars;
 mod dims;
 mod factory;
+mod fleet;
 mod kafka;
 mod memory;
 mod postgres;

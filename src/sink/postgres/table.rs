@@ -21,15 +21,18 @@ pub(super) struct TableColumn {
     pub(super) name: &'static str,
     pub(super) kind: ColumnType,
     pub(super) nullable: bool,
+    /// Of integers: whether 32 bits hold them.
+    is_narrow: bool,
     from: CellSource,
 }
 
 impl TableColumn {
     /// The type in which the column is made.
     pub(super) fn sql_type(&self) -> &'static str {
-        match self.from {
-            CellSource::Partition => "integer",
-            _ => sql_type(self.kind),
+        if self.is_narrow {
+            "integer"
+        } else {
+            sql_type(self.kind)
         }
     }
 
@@ -37,7 +40,7 @@ impl TableColumn {
     pub(super) fn fits(&self, existing: &str) -> bool {
         match self.kind {
             ColumnType::Text => matches!(existing, "text" | "character varying"),
-            ColumnType::Int if self.from == CellSource::Partition => {
+            ColumnType::Int if self.is_narrow => {
                 matches!(existing, "integer" | "bigint" | "numeric")
             }
             ColumnType::Int => matches!(existing, "bigint" | "numeric"),
@@ -82,6 +85,7 @@ impl Table {
                         name: column.name,
                         kind: column.kind,
                         nullable: false,
+                        is_narrow: from == CellSource::Partition,
                         from,
                     }),
             );
@@ -196,6 +200,7 @@ fn own((at, column): (usize, &crate::rows::Column)) -> TableColumn {
         name: column.name,
         kind: column.kind,
         nullable: column.nullable,
+        is_narrow: column.is_narrow,
         from: CellSource::Column(at),
     }
 }
@@ -295,6 +300,22 @@ pub(super) mod tests {
         let log = table(OutputKind::Log, &columns);
         assert!(!log.create_sql().contains("UNIQUE"));
         assert!(log.upsert_sql().ends_with("UNNEST($1::bigint[])"));
+    }
+
+    #[test]
+    fn narrow_integers_are_integers_and_fit_into_wider_ones() {
+        let columns = [
+            Column::nullable("hour", ColumnType::Int).narrow(),
+            Column::nullable("n", ColumnType::Int),
+        ];
+        let table = table(OutputKind::Log, &columns);
+        let sql = table.create_sql();
+        assert!(sql.contains("\"hour\" integer,"), "{sql}");
+        // As bigint on their way: the server makes them narrow.
+        assert!(table.upsert_sql().contains("$1::bigint[], $2::bigint[]"));
+        let fits = |column: usize, existing| table.columns[column].fits(existing);
+        assert!(fits(0, "integer") && fits(0, "bigint") && !fits(0, "smallint"));
+        assert!(!fits(1, "integer") && fits(1, "bigint"));
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub fn columns(window: &Key<String>, readings: &[Rc<Reading>]) -> String {
 }
 
 /// The mean, rounded once: the sum is exact, so it does not depend on the order.
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+pub fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     // In units of 2^-64, in which each value of a sensor is a whole number.
     let (mut sum, mut count) = (0_i128, 0_i128);
     for value in values {

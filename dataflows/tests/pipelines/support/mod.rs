@@ -4,11 +4,12 @@
 //! |---|---|
 //! | [`place`] | a folder in which commands are run, and what they leave |
 //! | [`naive`] | windows and ledger by a plain loop |
-//! | [`cars`], [`factory`] | the rules of the two pipelines, written a second time |
+//! | [`cars`], [`factory`], [`fleet`] | the rules of the pipelines, written a second time |
 //! | [`services`] | the servers that `dev/test` starts |
 
 pub mod cars;
 pub mod factory;
+pub mod fleet;
 pub mod naive;
 pub mod place;
 pub mod services;
