@@ -1,0 +1,263 @@
+//! `--http`: what a run shows to programs that watch it.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `liveness` | whether the workers make steps |
+//! | `exposition` | which metrics there are |
+//! | `text` | how Prometheus reads them |
+//!
+//! Whoever adds a route adds a row in [`routes`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use clap::ArgMatches;
+
+use super::error::CliError;
+use super::plan::Plan;
+use super::processes::Member;
+use crate::runtime::metrics::Metrics;
+
+#[cfg(feature = "http")]
+mod exposition;
+#[cfg(feature = "http")]
+mod liveness;
+#[cfg(feature = "http")]
+mod text;
+
+/// Where `--http` listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpAddress {
+    host: String,
+    port: u16,
+}
+
+impl HttpAddress {
+    /// `HOST:PORT`, or `:PORT` for this host alone: what a run shows is not for everybody.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wanted = "HOST:PORT, or :PORT for 127.0.0.1 (0.0.0.0:PORT: all addresses of this host)";
+        let (host, port) = text.rsplit_once(':').ok_or(wanted)?;
+        let port = port.parse().map_err(|_| wanted)?;
+        let bare = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+        if bare.is_none() && host.contains([':', '/']) {
+            return Err(wanted.to_owned());
+        }
+        let host = match bare.unwrap_or(host) {
+            "" => "127.0.0.1",
+            host => host,
+        };
+        let host = host.to_owned();
+        Ok(Self { host, port })
+    }
+
+    /// That of process `process` among those that one command has started: their ports follow each
+    /// other.
+    fn of_process(&self, process: usize) -> Result<Self, CliError> {
+        if self.port == 0 {
+            return Ok(self.clone());
+        }
+        let port = usize::from(self.port) + process;
+        let port = u16::try_from(port).map_err(|_| {
+            CliError::Usage(format!(
+                "--http {self}: process {process} would listen at port {port}, and there is none"
+            ))
+        })?;
+        Ok(Self {
+            port,
+            ..self.clone()
+        })
+    }
+}
+
+impl fmt::Display for HttpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Whether there is an address for each of `processes` processes that are about to be started.
+///
+/// # Errors
+/// When there is not.
+pub fn check_all(matches: &ArgMatches, processes: usize) -> Result<(), CliError> {
+    let given = matches.get_one::<HttpAddress>("http");
+    given.map_or(Ok(()), |given| given.of_process(processes - 1).map(drop))
+}
+
+/// The address at which this process listens, if it is to.
+fn wanted(matches: &ArgMatches, member: Option<&Member>) -> Result<Option<HttpAddress>, CliError> {
+    let Some(given) = matches.get_one::<HttpAddress>("http") else {
+        return Ok(None);
+    };
+    // Processes that are started one by one say each where it listens.
+    let supervised = member.filter(|member| member.is_supervised());
+    given
+        .of_process(supervised.map_or(0, Member::process))
+        .map(Some)
+}
+
+#[cfg(feature = "http")]
+mod serving {
+    use std::time::{Duration, Instant};
+
+    use super::exposition::About;
+    use super::liveness::Liveness;
+    use super::{
+        Arc, ArgMatches, CliError, HttpAddress, Member, Metrics, Plan, exposition, text, wanted,
+    };
+    use crate::cli::processes::heartbeat_timeout;
+    use crate::http::{Answer, Route, Routes, Server};
+    use crate::runtime::metrics::phase::Phase;
+    use crate::terminal;
+
+    /// Listens where the flags say, until what it returns is dropped.
+    ///
+    /// # Errors
+    /// When that address is taken, or none of this host.
+    pub fn start(
+        matches: &ArgMatches,
+        member: Option<&Member>,
+        plan: &Plan,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Option<Server>, CliError> {
+        let Some(address) = wanted(matches, member)? else {
+            return Ok(None);
+        };
+        let about = About::new(plan, member);
+        let routes = routes(about, metrics, heartbeat_timeout(matches));
+        let paths = routes.paths();
+        let server = listen(&address, routes)?;
+        if !matches.get_flag("quiet") {
+            terminal::message(format_args!("http://{}: {paths}", server.address()));
+        }
+        Ok(Some(server))
+    }
+
+    fn listen(address: &HttpAddress, routes: Routes) -> Result<Server, CliError> {
+        let server = Server::start((address.host.as_str(), address.port), routes);
+        server.map_err(|error| {
+            CliError::Failed(format!(
+                "--http {address}: cannot listen there: {error}; :0 takes any port that is free"
+            ))
+        })
+    }
+
+    fn routes(about: About, metrics: &Arc<Metrics>, deadline: Duration) -> Routes {
+        let shared = || Arc::clone(metrics);
+        let (counted, watched, phased) = (shared(), shared(), shared());
+        let liveness = Liveness::new(deadline);
+        Routes::new(vec![
+            Route::new(
+                "/metrics",
+                "what the run counts, for Prometheus",
+                move || Answer {
+                    status: 200,
+                    content_type: text::CONTENT_TYPE,
+                    body: exposition::all(&about, &counted),
+                },
+            ),
+            Route::new("/healthz", "whether the workers make steps", move || {
+                let stuck = liveness.look(&watched.workers.statuses(), Instant::now());
+                stuck.map_or_else(|| Answer::text(200, "ok"), |why| Answer::text(503, why))
+            }),
+            Route::new("/readyz", "whether the run reads its input", move || {
+                let phase = phased.phase();
+                let status = if phase == Phase::Reading { 200 } else { 503 };
+                Answer::text(status, phase.to_string())
+            }),
+        ])
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+        use crate::epoch::Resume;
+        use crate::time::EventTime;
+
+        #[test]
+        fn a_run_is_ready_once_it_reads() {
+            let metrics = Arc::new(Metrics::default());
+            let routes = routes(About::of_test(), &metrics, Duration::from_secs(10));
+            let ready = || routes.answer("GET", "/readyz");
+            assert_eq!(ready().status, 503);
+            metrics.begin(1, &Resume::fresh([], EventTime(0)));
+            let loading = ready();
+            assert_eq!(loading.status, 503);
+            assert!(loading.body.contains("loading the state"), "{loading:?}");
+            metrics.progressing.loaded();
+            assert_eq!(ready().status, 200);
+            assert_eq!(routes.answer("GET", "/healthz").status, 200);
+            let metrics = routes.answer("GET", "/metrics");
+            assert!(
+                metrics.body.contains("\nhighwater_ready 1\n"),
+                "{metrics:?}"
+            );
+        }
+    }
+}
+
+#[cfg(feature = "http")]
+pub use serving::start;
+
+/// Refuses the flag.
+///
+/// # Errors
+/// When it is given.
+#[cfg(not(feature = "http"))]
+pub fn start(
+    matches: &ArgMatches,
+    member: Option<&Member>,
+    _plan: &Plan,
+    _metrics: &Arc<Metrics>,
+) -> Result<Option<()>, CliError> {
+    wanted(matches, member)?.map_or(Ok(None), |_| {
+        Err(CliError::usage(
+            "--http: this highwater was built without the feature `http`",
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Option<String> {
+        HttpAddress::parse(text).ok().map(|it| it.to_string())
+    }
+
+    #[test]
+    fn without_a_host_it_is_this_one_alone() {
+        assert_eq!(parsed(":9464").as_deref(), Some("127.0.0.1:9464"));
+        assert_eq!(parsed("0.0.0.0:80").as_deref(), Some("0.0.0.0:80"));
+        assert_eq!(parsed("[::1]:80").as_deref(), Some("[::1]:80"));
+        assert_eq!(parsed("localhost:0").as_deref(), Some("localhost:0"));
+        for wrong in [
+            "",
+            "9464",
+            "host",
+            ":",
+            ":x",
+            ":65536",
+            "::1:80",
+            "http://a:1",
+        ] {
+            assert_eq!(parsed(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn processes_that_are_started_together_listen_at_ports_that_follow_each_other() {
+        let address = HttpAddress::parse(":65534").expect("valid");
+        let of = |process| address.of_process(process).map(|it| it.port).ok();
+        assert_eq!([of(0), of(1), of(2)], [Some(65534), Some(65535), None]);
+        let any = HttpAddress::parse(":0").expect("valid");
+        assert_eq!(any.of_process(3).expect("any").port, 0);
+    }
+}
