@@ -210,7 +210,7 @@ mod tests {
         ] {
             assert!(!ask(&server, garbage).contains(" 200 "));
         }
-        let long = [b"GET /metrics HTTP/1.1\r\nx: ", &[b'y'; 1 << 20][..]].concat();
+        let long = [b"GET /metrics HTTP/1.1\r\nx: ", &vec![b'y'; 1 << 20][..]].concat();
         assert!(ask(&server, &long).starts_with("HTTP/1.1 431"));
         for _ in 0..20 {
             let mut gone = connect(&server);

@@ -2,26 +2,31 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | `serving` | what is answered where |
 //! | `liveness` | whether the workers make steps |
 //! | `exposition` | which metrics there are |
 //! | `text` | how Prometheus reads them |
 //!
-//! Whoever adds a route adds a row in [`routes`].
+//! Whoever adds a route adds a row in `serving`.
 
 use std::fmt;
-use std::sync::Arc;
+use std::io;
+use std::net::TcpListener;
 
 use clap::ArgMatches;
 
 use super::error::CliError;
-use super::plan::Plan;
 use super::processes::Member;
-use crate::runtime::metrics::Metrics;
+
+#[cfg(feature = "http")]
+pub use self::serving::start;
 
 #[cfg(feature = "http")]
 mod exposition;
 #[cfg(feature = "http")]
 mod liveness;
+#[cfg(feature = "http")]
+mod serving;
 #[cfg(feature = "http")]
 mod text;
 
@@ -103,109 +108,6 @@ fn wanted(matches: &ArgMatches, member: Option<&Member>) -> Result<Option<HttpAd
         .map(Some)
 }
 
-#[cfg(feature = "http")]
-mod serving {
-    use std::time::{Duration, Instant};
-
-    use super::exposition::About;
-    use super::liveness::Liveness;
-    use super::{
-        Arc, ArgMatches, CliError, HttpAddress, Member, Metrics, Plan, exposition, text, wanted,
-    };
-    use crate::cli::processes::heartbeat_timeout;
-    use crate::http::{Answer, Route, Routes, Server};
-    use crate::runtime::metrics::phase::Phase;
-    use crate::terminal;
-
-    /// Listens where the flags say, until what it returns is dropped.
-    ///
-    /// # Errors
-    /// When that address is taken, or none of this host.
-    pub fn start(
-        matches: &ArgMatches,
-        member: Option<&Member>,
-        plan: &Plan,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Option<Server>, CliError> {
-        let Some(address) = wanted(matches, member)? else {
-            return Ok(None);
-        };
-        let about = About::new(plan, member);
-        let routes = routes(about, metrics, heartbeat_timeout(matches));
-        let paths = routes.paths();
-        let server = listen(&address, routes)?;
-        if !matches.get_flag("quiet") {
-            terminal::message(format_args!("http://{}: {paths}", server.address()));
-        }
-        Ok(Some(server))
-    }
-
-    fn listen(address: &HttpAddress, routes: Routes) -> Result<Server, CliError> {
-        let server = Server::start((address.host.as_str(), address.port), routes);
-        server.map_err(|error| {
-            CliError::Failed(format!(
-                "--http {address}: cannot listen there: {error}; :0 takes any port that is free"
-            ))
-        })
-    }
-
-    fn routes(about: About, metrics: &Arc<Metrics>, deadline: Duration) -> Routes {
-        let shared = || Arc::clone(metrics);
-        let (counted, watched, phased) = (shared(), shared(), shared());
-        let liveness = Liveness::new(deadline);
-        Routes::new(vec![
-            Route::new(
-                "/metrics",
-                "what the run counts, for Prometheus",
-                move || Answer {
-                    status: 200,
-                    content_type: text::CONTENT_TYPE,
-                    body: exposition::all(&about, &counted),
-                },
-            ),
-            Route::new("/healthz", "whether the workers make steps", move || {
-                let stuck = liveness.look(&watched.workers.statuses(), Instant::now());
-                stuck.map_or_else(|| Answer::text(200, "ok"), |why| Answer::text(503, why))
-            }),
-            Route::new("/readyz", "whether the run reads its input", move || {
-                let phase = phased.phase();
-                let status = if phase == Phase::Reading { 200 } else { 503 };
-                Answer::text(status, phase.to_string())
-            }),
-        ])
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use super::*;
-        use crate::epoch::Resume;
-        use crate::time::EventTime;
-
-        #[test]
-        fn a_run_is_ready_once_it_reads() {
-            let metrics = Arc::new(Metrics::default());
-            let routes = routes(About::of_test(), &metrics, Duration::from_secs(10));
-            let ready = || routes.answer("GET", "/readyz");
-            assert_eq!(ready().status, 503);
-            metrics.begin(1, &Resume::fresh([], EventTime(0)));
-            let loading = ready();
-            assert_eq!(loading.status, 503);
-            assert!(loading.body.contains("loading the state"), "{loading:?}");
-            metrics.progressing.loaded();
-            assert_eq!(ready().status, 200);
-            assert_eq!(routes.answer("GET", "/healthz").status, 200);
-            let metrics = routes.answer("GET", "/metrics");
-            assert!(
-                metrics.body.contains("\nhighwater_ready 1\n"),
-                "{metrics:?}"
-            );
-        }
-    }
-}
-
-#[cfg(feature = "http")]
-pub use serving::start;
-
 /// Refuses the flag.
 ///
 /// # Errors
@@ -214,14 +116,31 @@ pub use serving::start;
 pub fn start(
     matches: &ArgMatches,
     member: Option<&Member>,
-    _plan: &Plan,
-    _metrics: &Arc<Metrics>,
+    _plan: &super::plan::Plan,
+    _metrics: &std::sync::Arc<crate::runtime::metrics::Metrics>,
 ) -> Result<Option<()>, CliError> {
-    wanted(matches, member)?.map_or(Ok(None), |_| {
-        Err(CliError::usage(
-            "--http: this highwater was built without the feature `http`",
-        ))
-    })
+    wanted(matches, member)?.map_or(Ok(None), |_| Err(no_feature()))
+}
+
+fn no_feature() -> CliError {
+    CliError::usage("--http: this highwater was built without the feature `http`")
+}
+
+fn unavailable(address: &HttpAddress, error: &io::Error) -> CliError {
+    CliError::Failed(format!(
+        "--http {address}: cannot listen there: {error}; :0 takes any port that is free"
+    ))
+}
+
+/// Whether a run could listen there now, in words; `None`: it is not to.
+pub fn check(matches: &ArgMatches) -> Option<Result<((), String), CliError>> {
+    let address = matches.get_one::<HttpAddress>("http")?;
+    if cfg!(not(feature = "http")) {
+        return Some(Err(no_feature()));
+    }
+    let bound = TcpListener::bind((address.host.as_str(), address.port));
+    let free = bound.map(|_| ((), format!("{address}: free")));
+    Some(free.map_err(|error| unavailable(address, &error)))
 }
 
 #[cfg(test)]
