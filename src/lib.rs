@@ -19,6 +19,8 @@ mod fault;
 pub mod flow;
 pub mod hash;
 mod host;
+#[cfg(feature = "http")]
+mod http;
 pub mod join;
 pub mod ledger;
 pub mod rows;

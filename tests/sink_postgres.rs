@@ -775,7 +775,7 @@ fn postgres_a_terminated_connection_is_made_again() {
     }
     sink.commit(&inserted(3, [counted(2, 9)])).unwrap();
     assert_eq!(database.rows("count"), ["2", "9"]);
-    assert_eq!(*context.status.lock().unwrap(), None);
+    assert_eq!(context.status.waits_for(), None);
 }
 
 #[test]
@@ -808,13 +808,13 @@ fn postgres_a_restart_in_the_middle_loses_and_doubles_nothing() {
             reached.load(Ordering::SeqCst) > before + 5
         });
         let outage = Outage::begin();
-        wait_until("a status", || context.status.lock().unwrap().is_some());
-        let status = context.status.lock().unwrap().clone().unwrap();
+        wait_until("a status", || context.status.waits_for().is_some());
+        let status = context.status.waits_for().unwrap();
         assert!(status.starts_with("postgres 127.0.0.1"), "{status}");
         assert!(status.ends_with("; retrying"), "{status}");
         drop(outage);
     }
-    wait_until("no status", || context.status.lock().unwrap().is_none());
+    wait_until("no status", || context.status.waits_for().is_none());
     is_done.store(true, Ordering::SeqCst);
     let epochs = writer.join().unwrap();
     let sql = "SELECT count(*), max(source_offset) FROM test_wide_rows";
@@ -1124,7 +1124,7 @@ fn postgres_a_commit_that_is_killed_in_the_middle_is_made_once() {
         database.activity("wait_event_type = 'Lock'") == 1
     });
     database.terminate_sinks();
-    wait_until("a status", || context.status.lock().unwrap().is_some());
+    wait_until("a status", || context.status.waits_for().is_some());
     wait_until("the repetition waits", || {
         database.activity("wait_event_type = 'Lock'") == 1
     });
@@ -1134,7 +1134,7 @@ fn postgres_a_commit_that_is_killed_in_the_middle_is_made_once() {
     assert_eq!((written.rows, database.rows("count").len()), (10, 20));
     assert_eq!(sink.committed(Shard(0)), Some(Epoch(1)));
     assert_eq!(database.epochs(), ["wide-rows/postgres-test_wide_rows|1|1"]);
-    assert_eq!(*context.status.lock().unwrap(), None);
+    assert_eq!(context.status.waits_for(), None);
 }
 
 #[test]
@@ -1158,7 +1158,7 @@ fn postgres_an_answer_that_is_lost_is_success() {
         assert!(!proxy.is_armed.load(Ordering::SeqCst), "an answer was lost");
     }
     assert_eq!(database.rows("count").len(), 30);
-    assert_eq!(*context.status.lock().unwrap(), None);
+    assert_eq!(context.status.waits_for(), None);
 }
 
 #[test]
@@ -1379,7 +1379,7 @@ fn an_abort_ends_the_wait() {
         };
         // Refused, it is between two attempts; taken, it waits for the first word.
         let taken = if has_status {
-            wait_until("a status", || context.status.lock().unwrap().is_some());
+            wait_until("a status", || context.status.waits_for().is_some());
             None
         } else {
             Some(silent.accept().unwrap())

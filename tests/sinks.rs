@@ -251,7 +251,7 @@ fn s3_a_restart_is_waited_for() {
     let commit = std::thread::spawn(move || commit_within(&target, &windows(), &count(1), &inside));
     let deadline = Instant::now() + Duration::from_secs(30);
     let status = loop {
-        let status = context.status.lock().unwrap().clone();
+        let status = context.status.waits_for();
         match status {
             Some(status) => break status,
             None => assert!(Instant::now() < deadline, "no status"),
@@ -261,7 +261,7 @@ fn s3_a_restart_is_waited_for() {
     assert!(status.contains("s3://"), "{status}");
     service("start");
     assert_eq!(commit.join().unwrap().unwrap(), 1);
-    assert_eq!(*context.status.lock().unwrap(), None);
+    assert_eq!(context.status.waits_for(), None);
 }
 
 #[test]

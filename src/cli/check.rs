@@ -11,7 +11,7 @@ use super::error::{CliError, DONE, Outcome};
 use super::plan::Settings;
 use super::registry::PipelineEntry;
 use super::signal::{Answer, Signals};
-use super::target;
+use super::{http, target};
 use crate::runtime::{Pipeline, describe};
 use crate::sink::{OutputSpec, mask_secrets};
 use crate::source::SharedSource;
@@ -115,6 +115,9 @@ fn check(
     let Some(settings) = lines.show(&format!("{} configuration", entry.name()), settings)? else {
         return Ok(());
     };
+    if let Some(address) = http::check(matches) {
+        lines.show("http", address)?;
+    }
     let source = match settings.source(entry, matches) {
         Ok(source) => {
             lines.show("input", source.check().map(|about| ((), about)))?;

@@ -3,6 +3,7 @@
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgGroup, Command};
 
+use super::http::HttpAddress;
 use super::registry::{PipelineEntry, WindowDefaults};
 use super::value;
 use crate::flow::Unmatched;
@@ -407,6 +408,14 @@ fn engine_flags(command: Command) -> Command {
 
 fn report_flags(command: Command) -> Command {
     command
+        .arg(
+            option(
+                "http",
+                "HOST:PORT",
+                "Show metrics and health to programs: /metrics, /healthz, /readyz; :PORT is 127.0.0.1:PORT, port 0 any; process I of -n N takes PORT+I",
+            )
+            .value_parser(HttpAddress::parse),
+        )
         .arg(option(
             "report",
             "FILE.json",

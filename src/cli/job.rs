@@ -35,6 +35,7 @@ pub const MAY_CHANGE: &[&str] = &[
     "heartbeat_timeout",
     "history",
     "hostfile",
+    "http",
     "idle_after",
     "kafka",
     "name",

@@ -11,6 +11,7 @@
 //! | `processes` | what this process is among several |
 //! | `run`, `generate`, `check`, `view`, `state`, `replay` | the commands |
 //! | `progress`, `summary`, `report` | what is shown during and after a run |
+//! | `http` | what is shown to programs during a run |
 //! | `signal`, `resources` | what the system tells |
 //! | `error` | why a command ends, and its exit code |
 
@@ -32,6 +33,7 @@ mod config;
 mod error;
 mod flags;
 mod generate;
+mod http;
 mod input;
 mod job;
 mod kafka;

@@ -11,6 +11,7 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 
 use super::error::CliError;
+use super::http;
 use super::kafka::connect_timeout;
 use super::plan::Plan;
 use super::registry::PipelineEntry;
@@ -36,6 +37,7 @@ pub const MAY_DIFFER: &[&str] = &[
     "fresh",
     "heartbeat_timeout",
     "hostfile",
+    "http",
     "process",
     "quiet",
     "replace_output",
@@ -113,7 +115,8 @@ fn workers(matches: &ArgMatches) -> usize {
     workers.map_or(1, |workers| *workers as usize)
 }
 
-fn heartbeat_timeout(matches: &ArgMatches) -> Duration {
+/// How long a process may say nothing, or a worker make no step.
+pub fn heartbeat_timeout(matches: &ArgMatches) -> Duration {
     let span = matches.get_one::<Span>("heartbeat-timeout");
     Duration::from_millis(span.map_or(10_000, |span| span.0.unsigned_abs()))
 }
@@ -166,6 +169,11 @@ impl Member {
     /// Whether this process leads.
     pub const fn leads(&self) -> bool {
         self.options.shape.leads()
+    }
+
+    /// Which process this is.
+    pub const fn process(&self) -> usize {
+        self.options.shape.process
     }
 
     /// Finds the other processes; `notices` is how a stop elsewhere reaches the run here.
@@ -275,6 +283,7 @@ pub fn supervise_all(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Result<
     let signals = signals.map_err(|error| CliError::Failed(format!("signals: {error}")))?;
     // What is wrong with the flags is said once.
     drop(Plan::new(entry, matches)?);
+    http::check_all(matches, processes(matches))?;
     let supervision = Supervision {
         program: build::program().map_err(cannot_start)?,
         arguments: std::env::args_os().skip(1).collect(),

@@ -22,6 +22,19 @@ impl Resources {
         }
     }
 
+    /// The memory that is resident now, in bytes; `None` where the system does not say.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "only /metrics shows it")
+    )]
+    pub fn resident() -> Option<u64> {
+        let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+        let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+        // SAFETY: it takes no pointer and only reads a constant of the system.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        u64::try_from(page).ok().map(|page| pages * page)
+    }
+
     /// As the system counts them now.
     pub fn now() -> Self {
         // SAFETY: a rusage is a plain C struct of integers, for which all zeroes are a valid value.

@@ -13,7 +13,7 @@ use super::progress::{ProgressThread, Style};
 use super::registry::PipelineEntry;
 use super::resources::Resources;
 use super::signal::{Answer, Signals};
-use super::{job, report, summary};
+use super::{http, job, report, summary};
 use crate::cluster::Cluster;
 use crate::runtime::control::{Notice, Notices};
 use crate::runtime::metrics::Metrics;
@@ -53,6 +53,7 @@ fn run_here(entry: &dyn PipelineEntry, matches: &ArgMatches, member: Option<Memb
     } else if leads {
         announce(&plan, matches);
     }
+    let _server = http::start(matches, member.as_ref(), &plan, &metrics)?;
     let mut state = job::state_options(&plan, entry, matches)?;
     if let (Some(state), Some(member)) = (&mut state, &member) {
         member.go_on(state);

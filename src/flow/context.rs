@@ -86,6 +86,7 @@ impl RunShared {
     /// Counts records whose dimension row was missing.
     pub fn count_unmatched(&self, records: u64) {
         self.unmatched.fetch_add(records, Ordering::Relaxed);
+        self.metrics.unmatched(records);
     }
 }
 

@@ -33,9 +33,10 @@ use crate::rules::{self, Rule};
 use crate::runtime::RunError;
 use crate::runtime::control::Notice;
 use crate::runtime::manifests::Committed;
+use crate::runtime::metrics::sinks::SinkGauge;
 use crate::sink::{
-    EpochRows, Layout, OutputKind, OutputSpec, SinkError, SinkEvent, SinkFactory, SinkThread,
-    Written, sink_id,
+    EpochRows, Layout, OutputKind, OutputSpec, SinkContext, SinkError, SinkEvent, SinkFactory,
+    SinkThread, Written, sink_id,
 };
 use crate::state::{Digest, EpochDigest};
 use crate::time::{Epoch, EventTime, Offset, PartitionId, Shard, Time};
@@ -120,9 +121,8 @@ impl<'s> Flow<'s> {
     pub(super) fn dead_letter_output(&self, letters: Blocks<'s, DeadLetter>) {
         let run = Arc::clone(&self.context.run);
         let letters = letters.each_block("ShowDeadLetters", move |_, block| {
-            for record in &block.records {
-                run.metrics.show_dead_letter(&record.value);
-            }
+            let letters = block.records.iter().map(|record| &record.value);
+            run.metrics.dead_letters(letters);
             block
         });
         self.records_output("dead-letters", Layout::Flat, letters);
@@ -444,6 +444,8 @@ struct CommitDesk {
     last: Option<Epoch>,
     /// The reader of the output went away.
     is_closed: bool,
+    /// What is shown of it.
+    gauge: Arc<SinkGauge>,
 }
 
 impl CommitDesk {
@@ -463,7 +465,10 @@ impl CommitDesk {
             .map(Shard)
             .collect();
         let epochs = EpochWatch::new(&context);
+        let sinks = &context.run.metrics.sinks;
+        let gauge = sinks.open(spec.name, factory.identity(), epochs.next());
         Self {
+            gauge,
             capability: Some(starting(capability, &epochs)),
             context,
             spec,
@@ -493,11 +498,15 @@ impl CommitDesk {
             let _ = sender.send(event);
             wake();
         });
+        let context = SinkContext {
+            status: Arc::clone(self.gauge.status()),
+            ..self.context.run.sink_context.clone()
+        };
         let thread = SinkThread::start(
             Arc::clone(&self.factory),
             self.spec.clone(),
             self.shards.clone(),
-            self.context.run.sink_context.clone(),
+            context,
             on_event,
         );
         match thread {
@@ -630,6 +639,7 @@ impl CommitDesk {
             .uncommitted
             .first_key_value()
             .map_or(self.epochs.next(), |first| *first.0);
+        self.gauge.committed_before(committed);
         if let Some(capability) = &mut self.capability {
             advance_to(capability, committed, EventTime::MIN);
         }
@@ -642,6 +652,7 @@ impl CommitDesk {
     }
 
     fn wrote(&self, written: Written) {
+        self.gauge.wrote(written);
         let rows = if self.rank == 0 { written.rows } else { 0 };
         self.context
             .run

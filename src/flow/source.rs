@@ -156,6 +156,8 @@ impl<R: Clone + 'static> SourceDesk<R> {
         let (feed, inbox) = feed(move || {
             let _ = waker.activate();
         });
+        let inputs = &self.context.run.metrics.inputs;
+        inputs.watch(partition.id, inbox.gauge());
         if let Some(reader) = &mut self.reader {
             reader.assign(Assignment {
                 partition: partition.clone(),
@@ -331,7 +333,7 @@ impl<R: Clone + 'static> SourceDesk<R> {
             if let Some(reader) = &mut self.reader {
                 reader.committed(positions);
             }
-            self.context.run.metrics.recovery.committed(*epoch);
+            self.context.run.metrics.committed(*epoch);
             self.positions.pop_front();
         }
         let dealt_with = self

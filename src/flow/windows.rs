@@ -234,6 +234,7 @@ where
             let mut epochs = EpochWatch::new(&context);
             let mut capability = Some(starting(capability, &epochs));
             let mut stash: BTreeMap<Epoch, Vec<Vec<Partial<K, A::State>>>> = BTreeMap::new();
+            let gauge = context.run.metrics.workers.gauge(context.index);
             move |(input, frontier), output| {
                 input.for_each(|capability, partials| {
                     let epoch = capability.time().epoch;
@@ -263,6 +264,7 @@ where
                         output.session(held).give_container(&mut changes);
                     }
                     epochs.advance();
+                    gauge.entries(state.entries());
                     context
                         .run
                         .metrics

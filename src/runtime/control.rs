@@ -20,6 +20,7 @@ use timely::scheduling::{Activator, SyncActivator};
 use timely::worker::Worker;
 
 use super::manifests::{Committed, Manifests};
+use super::metrics::Metrics;
 use super::{Failure, RunError};
 use crate::epoch::{
     Audit, Coordinator, CoordinatorOptions, EpochEntry, Instruction, Report, Resume,
@@ -363,6 +364,8 @@ pub struct ControlOptions {
     pub local: usize,
     /// Takes the loads of the dimension tables that come from the coordinator's process.
     pub dimensions: Option<Arc<dyn DimLoader>>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
 }
 
 /// An epoch of a run.
@@ -452,6 +455,7 @@ struct Desk {
     audit: Audit,
     manifests: Option<Manifests>,
     failure: Failure,
+    metrics: Arc<Metrics>,
     capability: Option<Capability<u64>>,
     notices: Notices,
     record: Option<Box<dyn FnMut(Decision)>>,
@@ -476,6 +480,7 @@ impl Desk {
             manifests,
             local,
             dimensions: _,
+            metrics,
         } = options;
         let audit = Audit::new(offset_unit, peers as usize, &resume);
         let coordinator = Coordinator::new(coordinator, &resume, host::now());
@@ -484,6 +489,7 @@ impl Desk {
             audit,
             manifests,
             failure,
+            metrics,
             capability,
             notices,
             record,
@@ -500,7 +506,10 @@ impl Desk {
     fn hear(&mut self, up: Up) {
         match up {
             Up::Report(report) => self.coordinator.report(report),
-            Up::Account(account) => self.audit.account(account),
+            Up::Account(account) => {
+                self.metrics.inputs.accounted(&account);
+                self.audit.account(account);
+            }
             Up::WantBorder(epoch) => self.coordinator.want_border(epoch),
             Up::Stored(epoch, worker, object) => {
                 if let Some(manifests) = &mut self.manifests {
@@ -551,7 +560,11 @@ impl Desk {
                 }
                 Notice::Stop => self.coordinator.stop(),
                 Notice::Durable(epoch) => self.audit.durable(epoch),
-                Notice::Published(epoch) => self.published = Some(epoch),
+                Notice::Published(epoch) => {
+                    self.published = Some(epoch);
+                    let borders = &self.metrics.borders;
+                    borders.published(epoch, host::now(), wall_clock());
+                }
             }
         }
         let outcome = self.release(&mut answers);
@@ -708,6 +721,7 @@ mod tests {
             manifests: None,
             local: 1,
             dimensions: None,
+            metrics: Arc::default(),
         };
         let mut desk = Desk::new(None, options, 2);
         assert!(matches!(

@@ -239,6 +239,10 @@ pub(super) fn run_from(
         unmatched: AtomicU64::new(0),
         declared: Mutex::default(),
     });
+    options.metrics.begin(options.workers, &shared.resume);
+    if let Some(manifest) = kept.as_ref().and_then(|kept| kept.manifest.as_ref()) {
+        options.metrics.borders.goes_on(manifest);
+    }
     let job = shared.sink_context.job.as_ref();
     if job.is_some_and(|job| job.logged.is_some()) {
         options.metrics.recovery.goes_on(&shared.resume);
@@ -668,12 +672,19 @@ fn step_workers(
 fn record(recorder: Recorder, metrics: Arc<Metrics>, failure: &Failure) -> Record {
     let mut append = recorder.start(failure.clone());
     Box::new(move |decision| match decision {
-        Decision::Replayed(entry) => metrics.decided(&entry),
+        Decision::Replayed(entry) => {
+            metrics.decided(&entry);
+            metrics.borders.decided(&entry, false, host::now());
+        }
         Decision::Decided(entry) => {
             metrics.decided(&entry);
+            metrics.borders.decided(&entry, true, host::now());
             append(LogItem::Epoch(entry));
         }
-        Decision::Checkpoint(manifest) => append(LogItem::Manifest(manifest)),
+        Decision::Checkpoint(manifest) => {
+            metrics.borders.gathered(&manifest);
+            append(LogItem::Manifest(manifest));
+        }
     })
 }
 
@@ -757,6 +768,7 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
         manifests: kit.manifests().filter(|_| worker.index() == 0),
         local: kit.local,
         dimensions: kit.pipeline.dimensions(),
+        metrics: Arc::clone(&kit.shared.metrics),
     };
     control_dataflow(worker, &view, control);
     let keep = kit.keep(worker.index(), &view);
@@ -765,7 +777,10 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
     if let Some(keep) = &context.keep {
         keep.is_restored();
     }
-    kit.shared.metrics.recovery.loaded();
+    let metrics = &kit.shared.metrics;
+    metrics.recovery.loaded();
+    metrics.progressing.loaded();
+    let gauge = metrics.workers.gauge(worker.index());
     while worker.has_dataflows() {
         if let Some(cluster) = &kit.cluster {
             cluster.step(worker.index());
@@ -775,7 +790,9 @@ fn step_worker(worker: &mut Worker, kit: &WorkerKit) -> BTreeMap<PartitionId, Fa
             return BTreeMap::new();
         }
         host::step(worker, LOOK);
+        gauge.step();
     }
+    gauge.end();
     if let Some(cluster) = &kit.cluster {
         cluster.is_done(worker.index());
     }

@@ -1,22 +1,43 @@
-//! What a run counts while it goes on: read by the progress line and the summary, never by the
-//! dataflow.
+//! What a run counts while it goes on: read by the progress line, the summary and whoever asks over
+//! HTTP, never by the dataflow.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`inputs`] | each partition: fates, watermark, how far it is read |
+//! | [`borders`] | epochs, commits and checkpoints in time |
+//! | [`sinks`] | what each sink has committed, and whether it waits |
+//! | [`workers`] | what the workers of this process do |
+//! | [`phase`] | what the run is busy with |
+//! | [`durations`] | how long something took, each time |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
-
+use self::borders::Borders;
+use self::durations::Durations;
+use self::inputs::Inputs;
+use self::phase::{Phase, Progressing};
+use self::sinks::Sinks;
+use self::workers::Workers;
 use super::recovery::Recovery;
 use crate::cluster::share::OutputShare;
 use crate::cluster::{Share, Usage};
 use crate::decode::DeadLetter;
-use crate::epoch::{EpochEntry, Standing};
+use crate::epoch::{EpochEntry, Resume, Standing};
+use crate::host;
 use crate::sink::Written;
 use crate::source::Partition;
 use crate::terminal;
-use crate::time::{EventTime, Offset, PartitionId};
+use crate::time::{Epoch, EventTime, Offset, PartitionId};
+
+pub mod borders;
+pub mod durations;
+pub mod inputs;
+pub mod phase;
+pub mod sinks;
+pub mod workers;
 
 /// So many windows are remembered, not to count them twice.
 const RECENT_WINDOWS: usize = 65_536;
@@ -57,7 +78,8 @@ struct Tables {
     open_windows: BTreeMap<usize, usize>,
     holding: Option<(PartitionId, EventTime)>,
     newest: EventTime,
-    latency: Histogram<u64>,
+    latency: Durations,
+    dead_letters: BTreeMap<&'static str, u64>,
 }
 
 /// Counters of a run, shared by its threads.
@@ -73,6 +95,17 @@ pub struct Metrics {
     watermark: AtomicI64,
     shown: AtomicU64,
     quiet: AtomicUsize,
+    unmatched: AtomicU64,
+    /// What became of each partition.
+    pub inputs: Inputs,
+    /// Epochs, commits and checkpoints in time.
+    pub borders: Borders,
+    /// What each sink has committed.
+    pub sinks: Sinks,
+    /// What the workers of this process do.
+    pub workers: Workers,
+    /// How far they are.
+    pub progressing: Progressing,
     /// How long it takes to catch up with the run before.
     pub recovery: Recovery,
     tables: Mutex<Tables>,
@@ -97,7 +130,8 @@ impl Metrics {
             open_windows: BTreeMap::new(),
             holding: None,
             newest: EventTime::MIN,
-            latency: latencies(),
+            latency: Durations::default(),
+            dead_letters: BTreeMap::new(),
         };
         Self {
             read: AtomicU64::new(0),
@@ -110,16 +144,16 @@ impl Metrics {
             watermark: AtomicI64::new(EventTime::MIN.0),
             shown: AtomicU64::new(0),
             quiet: AtomicUsize::new(0),
+            unmatched: AtomicU64::new(0),
+            inputs: Inputs::default(),
+            borders: Borders::default(),
+            sinks: Sinks::default(),
+            workers: Workers::default(),
+            progressing: Progressing::default(),
             recovery: Recovery::new(started),
             tables: Mutex::new(tables),
         }
     }
-}
-
-/// Of microseconds, up to two weeks, with two digits.
-fn latencies() -> Histogram<u64> {
-    // Invariant: these bounds are valid.
-    Histogram::new_with_bounds(1, 1 << 40, 2).expect("valid bounds")
 }
 
 /// A reading of the counters.
@@ -166,6 +200,15 @@ impl Metrics {
         self.quiet.load(Relaxed) != 0
     }
 
+    /// So many workers are about to go on at `resume` in this process.
+    pub fn begin(&self, workers: usize, resume: &Resume) {
+        self.inputs.begin(&resume.positions);
+        if resume.watermark > EventTime::MIN {
+            self.watermark.store(resume.watermark.0, Relaxed);
+        }
+        self.progressing.begin(workers);
+    }
+
     /// The source read `records` records of `bytes` bytes, of which `rejected` are dead letters.
     pub fn read(&self, records: u64, bytes: u64, rejected: u64) {
         self.read.fetch_add(records, Relaxed);
@@ -207,10 +250,55 @@ impl Metrics {
         self.tables().outputs.entry(output).or_default().written += written;
     }
 
+    /// Every sink has committed `epoch`.
+    pub fn committed(&self, epoch: Epoch) {
+        self.recovery.committed(epoch);
+        self.borders.committed(epoch, host::wall_clock());
+    }
+
     /// A sink committed an epoch so long after its border was decided.
     pub fn committed_after(&self, elapsed: Duration) {
-        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        self.tables().latency.saturating_record(micros.max(1));
+        self.tables().latency.record(elapsed);
+    }
+
+    /// How long after its border each epoch was committed, by the sinks of this process.
+    pub fn latency(&self) -> Durations {
+        self.tables().latency.clone()
+    }
+
+    /// Records whose dimension row was missing.
+    pub fn unmatched(&self, records: u64) {
+        self.unmatched.fetch_add(records, Relaxed);
+    }
+
+    /// How many of them there were, in all processes.
+    pub fn all_unmatched(&self) -> u64 {
+        self.unmatched.load(Relaxed) + self.unmatched_elsewhere()
+    }
+
+    /// Dead letters of a block.
+    pub fn dead_letters<'l>(&self, letters: impl Iterator<Item = &'l DeadLetter>) {
+        let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for letter in letters {
+            *counts.entry(letter.reason.as_str()).or_default() += 1;
+            self.show_dead_letter(letter);
+        }
+        let mut tables = self.tables();
+        for (reason, count) in counts {
+            *tables.dead_letters.entry(reason).or_default() += count;
+        }
+    }
+
+    /// The dead letters of this process, by their reasons.
+    pub fn dead_letter_counts(&self) -> BTreeMap<&'static str, u64> {
+        self.tables().dead_letters.clone()
+    }
+
+    /// What the run is busy with.
+    pub fn phase(&self) -> Phase {
+        let recovered = self.recovery.recovered();
+        let replaying = recovered.filter(|it| it.epochs > 0 && it.last_epoch.is_none());
+        self.progressing.phase(replaying.map(|it| it.epochs))
     }
 
     /// An epoch was decided.
@@ -221,6 +309,10 @@ impl Metrics {
         if entry.watermark != EventTime::MAX {
             self.watermark.store(entry.watermark.0, Relaxed);
         }
+        if entry.ending.is_some() {
+            self.progressing.end();
+        }
+        self.inputs.decided(entry);
         let mut tables = self.tables();
         tables.found.extend_from_slice(&entry.found);
         for row in &entry.partitions {
@@ -250,7 +342,7 @@ impl Metrics {
     }
 
     /// Shows the first few dead letters on standard error.
-    pub fn show_dead_letter(&self, letter: &DeadLetter) {
+    fn show_dead_letter(&self, letter: &DeadLetter) {
         if self.is_quiet() || self.shown.fetch_add(1, Relaxed) >= SHOWN_DEAD_LETTERS {
             return;
         }
@@ -287,7 +379,6 @@ impl Metrics {
             new_windows: new_windows(name).unwrap_or_default(),
         });
         let outputs = outputs.collect();
-        let recorded = tables.latency.iter_recorded();
         Share {
             read: self.read.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
@@ -297,9 +388,7 @@ impl Metrics {
             unmatched,
             open_windows: tables.open_windows.values().copied().max().unwrap_or(0),
             outputs,
-            latencies: recorded
-                .map(|step| (step.value_iterated_to(), step.count_since_last_iteration()))
-                .collect(),
+            latencies: tables.latency.recorded().collect(),
             usage,
         }
     }
@@ -385,9 +474,9 @@ impl Metrics {
         let tables = self.tables();
         let mut all = tables.latency.clone();
         for (micros, times) in tables.elsewhere.values().flat_map(|it| &it.latencies) {
-            all.saturating_record_n(*micros, *times);
+            all.record_micros(*micros, *times);
         }
-        [50.0, 90.0, 99.0, 100.0].map(|percent| all.value_at_percentile(percent) as f64 / 1000.0)
+        [50.0, 90.0, 99.0, 100.0].map(|percent| all.percentile_ms(percent))
     }
 }
 

@@ -20,8 +20,8 @@
 //! | [`encode`] | rows as JSON, CSV and Parquet |
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 
@@ -222,13 +222,47 @@ pub enum Guarantee {
     AtLeastOnce,
 }
 
+/// What a sink waits for, for people and for whoever counts that.
+#[derive(Debug, Default)]
+pub struct SinkStatus {
+    waits_for: Mutex<Option<String>>,
+    waits: AtomicU64,
+}
+
+impl SinkStatus {
+    /// The sink waits for this (or, with `None`, no longer for anything).
+    pub fn set(&self, status: Option<String>) {
+        let mut current = self
+            .waits_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let begins = current.is_none() && status.is_some();
+        *current = status;
+        self.waits.fetch_add(u64::from(begins), Ordering::Relaxed);
+    }
+
+    /// What it waits for; `None` when all is well.
+    pub fn waits_for(&self) -> Option<String> {
+        let current = self
+            .waits_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        current.clone()
+    }
+
+    /// How often it has begun to wait.
+    pub fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
+    }
+}
+
 /// What a sink shares with the run.
 #[derive(Clone, Debug, Default)]
 pub struct SinkContext {
     /// Set when the run fails or is aborted: a sink that retries gives up.
     pub abort: Arc<AtomicBool>,
-    /// What the sink is waiting for, for people; `None` when all is well.
-    pub status: Arc<std::sync::Mutex<Option<String>>>,
+    /// What the sink is waiting for.
+    pub status: Arc<SinkStatus>,
     /// What tells the files of this run from those of other runs in the same folder, where a name
     /// holds an epoch: without state, epochs begin at 0 in each run. With state: the same text in
     /// every run of the job, so that a replay finds its own files. Letters, digits, `-` and `_`.
@@ -253,9 +287,7 @@ impl SinkContext {
 
     /// Tells people what the sink waits for (or, with `None`, that it no longer does).
     pub fn set_status(&self, status: Option<String>) {
-        if let Ok(mut current) = self.status.lock() {
-            *current = status;
-        }
+        self.status.set(status);
     }
 }
 

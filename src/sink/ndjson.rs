@@ -617,7 +617,7 @@ mod tests {
         let (inner, target) = (context.clone(), path.clone());
         let restart = std::thread::spawn(move || start(&target, &inner).map(drop));
         let status = loop {
-            let status = context.status.lock().unwrap().clone();
+            let status = context.status.waits_for();
             if let Some(status) = status {
                 break status;
             }
@@ -628,7 +628,7 @@ mod tests {
         assert!(status.contains("run 1 of job"), "{status}");
         drop(zombie);
         restart.join().unwrap().unwrap();
-        assert_eq!(*context.status.lock().unwrap(), None);
+        assert_eq!(context.status.waits_for(), None);
     }
 
     #[test]

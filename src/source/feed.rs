@@ -19,6 +19,8 @@ pub struct FeedState {
     /// The reader stands at the end of the partition (the client's own event said so), and this
     /// is when a broker last confirmed that it can be reached. Cleared by the next record.
     pub caught_up: Option<Instant>,
+    /// The position after the last record that there is, as far as the reader knows.
+    pub end: Option<Offset>,
     /// No record will ever follow.
     pub ended: bool,
     /// Reading failed for good.
@@ -29,6 +31,8 @@ pub struct FeedState {
 struct State {
     batches: VecDeque<RawBatch>,
     bytes: usize,
+    /// The position after the last batch that was taken.
+    taken: Option<Offset>,
     about: FeedState,
     closed: bool,
 }
@@ -53,6 +57,24 @@ pub struct Feed(Arc<Shared>);
 /// The worker's end of a feed; dropping it closes the feed.
 pub struct Inbox(Arc<Shared>);
 
+/// For whoever shows how far a partition is read.
+#[derive(Clone)]
+pub struct FeedGauge(Arc<Shared>);
+
+impl FeedGauge {
+    /// The position after what the worker has taken, and the last one that the reader knows of.
+    pub fn read(&self) -> (Option<Offset>, Option<Offset>) {
+        let state = self.0.lock();
+        (state.taken.or(state.about.start), state.about.end)
+    }
+}
+
+impl std::fmt::Debug for FeedGauge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("FeedGauge").field(&self.read()).finish()
+    }
+}
+
 /// A new feed. `wake` is called whenever the worker has something new to look at; it must be
 /// cheap and must not block.
 pub fn feed(wake: impl Fn() + Send + Sync + 'static) -> (Feed, Inbox) {
@@ -69,6 +91,12 @@ impl Feed {
     pub fn begin(&self, start: Offset) {
         self.0.lock().about.start = Some(start);
         (self.0.wake)();
+    }
+
+    /// The last record that there is lies before `end`; to be repeated when there are more. Wakes
+    /// nobody.
+    pub fn ends_at(&self, end: Offset) {
+        self.0.lock().about.end = Some(end);
     }
 
     /// Whether another batch may be pushed now.
@@ -137,9 +165,15 @@ impl Inbox {
         let mut state = self.0.lock();
         let batch = state.batches.pop_front()?;
         state.bytes -= weight(&batch);
+        state.taken = Some(batch.next_offset);
         drop(state);
         self.0.room.notify_one();
         Some(batch)
+    }
+
+    /// Shows how far the partition is read.
+    pub fn gauge(&self) -> FeedGauge {
+        FeedGauge(Arc::clone(&self.0))
     }
 
     /// Whether a batch waits.

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::time::{EventTime, Offset, PartitionId};
 
-pub use self::feed::{Feed, FeedState, Inbox, feed};
+pub use self::feed::{Feed, FeedGauge, FeedState, Inbox, feed};
 
 pub mod file;
 #[cfg(feature = "kafka")]

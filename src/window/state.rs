@@ -245,6 +245,14 @@ impl<R, K: Copy + Ord + Hash, A: Aggregate<R>> WindowState<R, K, A> {
         windows
     }
 
+    /// How much is held: one entry per pane or window, and key.
+    pub fn entries(&self) -> usize {
+        let panes = self.panes.values().map(HashMap::len);
+        let extras = self.extras.values().map(HashMap::len);
+        let fired = self.fired.values().map(HashMap::len);
+        panes.chain(extras).chain(fired).sum()
+    }
+
     /// Takes in a partial result of the epoch that is open.
     pub fn absorb(&mut self, partial: &Partial<K, A::State>) {
         let aggregate = &self.aggregate;

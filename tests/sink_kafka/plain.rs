@@ -349,7 +349,7 @@ fn kafka_a_broker_that_dies_in_the_middle_neither_doubles_nor_loses_nor_reorders
         service("kill");
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(3) {
-            let status = statuses.lock().unwrap().clone();
+            let status = statuses.waits_for();
             was_told |= status.is_some_and(|text| text.contains(&topic));
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -359,11 +359,7 @@ fn kafka_a_broker_that_dies_in_the_middle_neither_doubles_nor_loses_nor_reorders
     is_done.store(true, Ordering::Relaxed);
     let total = writer.join().unwrap();
     assert!(was_told, "people are told what it waits for");
-    assert_eq!(
-        *statuses.lock().unwrap(),
-        None,
-        "and that it no longer does"
-    );
+    assert_eq!(statuses.waits_for(), None, "and that it no longer does");
     assert!(total > 10_000, "{total} rows are too few to tell anything");
     assert_each_once_in_order(&topic, total);
 }

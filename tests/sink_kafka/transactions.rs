@@ -468,7 +468,7 @@ fn kafka_a_broker_that_dies_among_transactions_neither_doubles_nor_loses() {
             let mut rows = job.rows(shard, epochs);
             while let Err(back) = thread.send(rows) {
                 rows = back;
-                let status = context.status.lock().unwrap().clone();
+                let status = context.status.waits_for();
                 was_told |= status.is_some_and(|text| text.contains(&job.topic));
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -489,7 +489,7 @@ fn kafka_a_broker_that_dies_among_transactions_neither_doubles_nor_loses() {
         }
     }
     assert!(was_told, "people are told what it waits for");
-    assert_eq!(*context.status.lock().unwrap(), None, "and when it is over");
+    assert_eq!(context.status.waits_for(), None, "and when it is over");
     assert_eq!(written.rows, 8 * epochs * ROWS as u64);
     assert!(epochs > 20, "{epochs} epochs are too few to tell anything");
     job.assert_each_once(epochs);
@@ -509,7 +509,7 @@ fn kafka_an_aborted_run_does_not_wait_for_a_transaction() {
         let mut told = None;
         while told.is_none() && begin.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(50));
-            told = context.status.lock().unwrap().clone();
+            told = context.status.waits_for();
         }
         context.abort.store(true, Ordering::Relaxed);
         (told, Instant::now())

@@ -12,6 +12,7 @@
 //! | `state` | jobs that are stopped, killed, started again, refused, replayed |
 //! | [`memory`] | memory does not grow with the input |
 //! | [`asleep`] | nor while a database sleeps |
+//! | `http`, `prometheus` | what a run shows while it goes on is what its report says, and Prometheus reads it |
 //! | [`kafka`], [`postgres`] | the same results through a broker and in a database, and when they restart |
 //!
 //! Tests that need a server or Python are ignored here; `dev/test` runs them.
@@ -23,9 +24,13 @@ mod cars;
 mod dims;
 mod factory;
 mod fleet;
+#[cfg(unix)]
+mod http;
 mod kafka;
 mod memory;
 mod postgres;
+#[cfg(unix)]
+mod prometheus;
 #[cfg(unix)]
 mod state;
 #[allow(dead_code, reason = "tests/chaos uses the rest of it")]

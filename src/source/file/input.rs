@@ -111,6 +111,13 @@ impl Input {
         self.regular.is_none()
     }
 
+    /// The length of a file that is stored as it is read; `None`: nobody knows before its end is met.
+    pub fn len(&self) -> Option<u64> {
+        let regular = self.regular.as_ref()?;
+        let about = fs::metadata(&regular.path).ok()?;
+        (regular.format == Format::Plain).then_some(about.len())
+    }
+
     /// Reads into `space`, all of it if there is that much (of a stream: what there is). The
     /// count is right also when an error follows it.
     pub fn fill(&mut self, space: &mut [u8]) -> (usize, io::Result<()>) {

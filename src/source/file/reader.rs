@@ -14,6 +14,8 @@ use crate::time::Offset;
 
 /// How often the end of a followed file is looked at.
 const POLL: Duration = Duration::from_millis(200);
+/// How often it is looked how long files are, for whoever watches how far behind a run is.
+const END_INTERVAL: Duration = Duration::from_millis(500);
 /// How long to wait for room in one full feed before looking at the others.
 const FULL_WAIT: Duration = Duration::from_millis(2);
 
@@ -140,6 +142,8 @@ struct FilePartition {
     open: Option<(Input, Lines)>,
     /// The end was met; it is not looked at before this.
     next_look: Option<Instant>,
+    /// The length is not looked at before this.
+    next_end: Instant,
 }
 
 impl FilePartition {
@@ -151,6 +155,7 @@ impl FilePartition {
             until,
             open: None,
             next_look: None,
+            next_end: Instant::now(),
         }
     }
 
@@ -162,6 +167,7 @@ impl FilePartition {
         if self.feed().is_closed() {
             return Step::Done;
         }
+        self.show_end();
         if self.next_look.is_some_and(|at| Instant::now() < at) {
             return Step::AtEnd;
         }
@@ -172,6 +178,17 @@ impl FilePartition {
             self.feed().fail(error);
             Step::Done
         })
+    }
+
+    fn show_end(&mut self) {
+        let now = Instant::now();
+        if now < self.next_end {
+            return;
+        }
+        self.next_end = now + END_INTERVAL;
+        if let Some(len) = self.open.as_ref().and_then(|(input, _)| input.len()) {
+            self.feed().ends_at(Offset(len));
+        }
     }
 
     fn read_on(&mut self) -> Result<Step, SourceError> {
@@ -197,6 +214,7 @@ impl FilePartition {
     }
 
     fn at_end(&mut self, input: &Input, lines: &mut Lines) -> Step {
+        self.feed().ends_at(Offset(lines.read_to()));
         if self.until == Until::Forever && !input.is_stream() {
             self.feed().caught_up();
             self.next_look = Some(Instant::now() + POLL);

@@ -119,6 +119,32 @@ impl Drop for MessageQueue {
     }
 }
 
+/// The next offset to be written to a partition, as of the client's last fetch of it; asks nobody.
+/// `None` before there was one.
+pub(super) fn known_end(
+    client: &BaseConsumer<Context>,
+    topic: &str,
+    partition: i32,
+) -> Option<u64> {
+    let topic = CString::new(topic).ok()?;
+    let native = client.client().native_ptr();
+    let (mut low, mut high) = (-1, -1);
+    // SAFETY: the client is alive, the topic's text is only read, and both numbers are locals that
+    // outlive the call and that nobody else has a pointer to.
+    let error = unsafe {
+        ffi::rd_kafka_get_watermark_offsets(
+            native,
+            topic.as_ptr(),
+            partition,
+            &raw mut low,
+            &raw mut high,
+        )
+    };
+    let is_known = error == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+    // What the client does not know is negative.
+    u64::try_from(high).ok().filter(|_| is_known)
+}
+
 unsafe extern "C" fn unpark(_: *mut ffi::rd_kafka_t, reader: *mut c_void) {
     // SAFETY: `reader` is the `Thread` of a queue whose callback is still switched on.
     unsafe { &*reader.cast::<Thread>() }.unpark();

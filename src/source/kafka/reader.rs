@@ -16,7 +16,7 @@ use super::ask::{Answer, Asking, Question};
 use super::client::{Context, consumer};
 use super::metadata::{is_unknown_topic, out_of_range};
 use super::position::Position;
-use super::queue::{BATCH, Message, MessageQueue, Messages, Taken};
+use super::queue::{BATCH, Message, MessageQueue, Messages, Taken, known_end};
 use crate::source::{Assignment, RawBatch, RawRecord, Reader, SourceError};
 use crate::time::{EventTime, Offset, PartitionId};
 
@@ -26,6 +26,8 @@ const IDLE_WAIT: Duration = Duration::from_millis(50);
 const FULL_WAIT: Duration = Duration::from_millis(2);
 /// How often the client's own events are served.
 const SERVE_INTERVAL: Duration = Duration::from_millis(50);
+/// How often it is looked where partitions end, for whoever watches how far behind a run is.
+const END_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a broker must confirm that the end of a partition is still the end.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(2);
 /// How often in a row a broker must deny that a partition exists. One that has just started may.
@@ -144,6 +146,7 @@ struct Reading {
     answers: Receiver<Answer>,
     questions: Sender<Question>,
     next_serve: Instant,
+    next_end: Instant,
     next_confirm: Instant,
 }
 
@@ -162,6 +165,7 @@ impl Reading {
             answers,
             questions,
             next_serve: now,
+            next_end: now,
             next_confirm: now,
         }
     }
@@ -182,6 +186,7 @@ impl Reading {
                 Step::Idle | Step::Done => thread::park_timeout(IDLE_WAIT),
             }
             self.serve();
+            self.show_ends();
             self.ask_for_ends();
         }
     }
@@ -189,6 +194,7 @@ impl Reading {
     fn add(&mut self, assignment: Assignment, position: Position) {
         assignment.feed.begin(position.next());
         if position.has_ended() {
+            assignment.feed.ends_at(position.next());
             assignment.feed.end();
             return;
         }
@@ -248,6 +254,20 @@ impl Reading {
                 event.is_err(),
                 "messages come through the queues of partitions"
             );
+        }
+    }
+
+    /// Shows where the partitions end, by what the client has heard with its last fetches.
+    fn show_ends(&mut self) {
+        if Instant::now() < self.next_end {
+            return;
+        }
+        self.next_end = Instant::now() + END_INTERVAL;
+        for partition in &self.partitions {
+            let end = known_end(&self.client, &self.options.topic, partition.id());
+            if let Some(end) = end {
+                partition.assignment.feed.ends_at(Offset(end));
+            }
         }
     }
 
