@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`cars`] | windows, late records, ledger: the same for any number of workers, and right |
 //! | [`dims`] | dimension tables that change, and cars that are in none |
+//! | `dims_places` | the same tables in a folder, a bucket, a database and topics |
 //! | [`factory`] | alerts, quarantine, quality and folders of Parquet |
 //! | [`bad_input`] | input that is broken, outputs that cannot be written |
 //! | `state` | jobs that are stopped, killed, started again, refused, replayed |
@@ -20,6 +21,8 @@ mod asleep;
 mod bad_input;
 mod cars;
 mod dims;
+#[cfg(unix)]
+mod dims_places;
 mod factory;
 mod kafka;
 mod memory;
