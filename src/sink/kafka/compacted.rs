@@ -13,6 +13,8 @@ use crate::sink::SinkError;
 
 /// How long one call to a broker may take before it is made again.
 const SLICE: Duration = Duration::from_millis(500);
+/// How long all tables may take: as long as a transaction lives.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// What is written under a key of a topic; `None`: the key is deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +95,10 @@ impl CompactedTopics {
         };
         write.again(|producer| producer.init_transactions(SLICE))?;
         write.again(Producer::begin_transaction)?;
+        let write = Write {
+            deadline: Instant::now() + LONGEST,
+            ..write
+        };
         let written = write.all(messages);
         if written.is_err() {
             // Or readers would wait for it for a minute.
@@ -130,7 +136,11 @@ impl Write<'_> {
             let Err(error) = call(self.producer) else {
                 return Ok(());
             };
-            let is_retriable = matches!(&error, KafkaError::Transaction(it) if it.is_retriable());
+            let is_retriable = match &error {
+                KafkaError::Transaction(error) => error.is_retriable(),
+                // What was sent before is still under way.
+                error => code(error) == Code::OperationTimedOut,
+            };
             if !is_retriable || Instant::now() >= self.deadline {
                 let complaint = self.producer.context().complaint();
                 let reason = complaint.unwrap_or_else(|| error.to_string());
@@ -156,7 +166,9 @@ impl Write<'_> {
             };
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
-                Err((error, _)) if code(&error) == Code::QueueFull => {
+                Err((error, _))
+                    if code(&error) == Code::QueueFull && Instant::now() < self.deadline =>
+                {
                     self.producer.poll(Duration::from_millis(5));
                 }
                 Err((error, _)) => return Err(self.topic.failed(error.to_string())),
