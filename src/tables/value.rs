@@ -44,13 +44,12 @@ impl Value {
         }
         let text = match (column.kind, self) {
             (ColumnType::Text, Self::Text(text)) => text.clone(),
-            (ColumnType::Int, Self::Int(number)) => number.to_string(),
+            (ColumnType::Int | ColumnType::Float, Self::Int(number)) => number.to_string(),
             (ColumnType::Int, Self::Text(text)) => text
                 .parse::<i64>()
                 .map_err(|_| format!("{name}: {text:?} is not a number in range"))?
                 .to_string(),
             (ColumnType::Float, Self::Float(number)) => number.to_string(),
-            (ColumnType::Float, Self::Int(number)) => number.to_string(),
             (ColumnType::Float, Self::Text(text)) => text
                 .parse::<f64>()
                 .map_err(|_| format!("{name}: {text:?} is not a number"))?
