@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`cluster`] | several processes that are one run |
 //! | [`source`], [`sink`] | where records come from and where results go, on threads of their own |
+//! | [`tables`] | where dimension tables are |
 //! | [`state`] | the epoch log, checkpoints and manifests: what a run goes on from |
 //! | [`rows`] | typed rows between the two |
 //! | [`time`] | times, epochs, partitions, offsets, shards |
@@ -33,6 +34,7 @@ mod simulation;
 pub mod sink;
 pub mod source;
 pub mod state;
+pub mod tables;
 pub mod terminal;
 pub mod time;
 pub mod watermark;

@@ -110,7 +110,11 @@ fn usage_errors_have_code_2_and_say_what_was_meant() {
         ),
         (&["run", "cars", "--from", "flie:x"], "file:PATH"),
         (&["run", "cars", "--from", "file:x"], "--dims dir:FOLDER"),
-        (&["dims", "cars", "--to", "s3://b/p"], "only dir:PATH"),
+        (
+            &["dims", "cars", "--to", "postgre://h/d"],
+            "did you mean postgres:?",
+        ),
+        (&["dims", "cars"], "--to <URI>"),
         (
             &[
                 "run",

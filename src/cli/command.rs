@@ -3,6 +3,7 @@
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command, value_parser};
 
+use super::dims;
 use super::flags;
 use super::registry::PipelineEntry;
 use super::value;
@@ -28,7 +29,7 @@ pub fn root(pipelines: Pipelines<'_>) -> Command {
         ]))
         .subcommand(run(pipelines))
         .subcommand(generate(pipelines));
-    let command = match dims(pipelines) {
+    let command = match dims_command(pipelines) {
         Some(dims) => command.subcommand(dims),
         None => command,
     };
@@ -182,10 +183,10 @@ fn generate_examples(name: &str) -> String {
     )
 }
 
-fn dims(pipelines: Pipelines<'_>) -> Option<Command> {
+fn dims_command(pipelines: Pipelines<'_>) -> Option<Command> {
     let commands: Vec<_> = pipelines
         .iter()
-        .filter_map(|entry| Some(entry.dims_command()?.name(entry.name())))
+        .filter_map(|entry| Some(dims::flags(entry.dims_command()?.name(entry.name()))))
         .collect();
     if commands.is_empty() {
         return None;
@@ -206,6 +207,18 @@ fn dims(pipelines: Pipelines<'_>) -> Option<Command> {
             (
                 "",
                 "highwater run cars --from 'file:cars/*.ndjson' --dims dir:dims",
+            ),
+            (
+                "the same in a database, or as compacted topics",
+                "highwater dims cars --to postgres://postgres@localhost/postgres?schema=reference",
+            ),
+            (
+                "",
+                "highwater dims cars --to kafka://localhost:9092/reference",
+            ),
+            (
+                "what is in a folder, into a bucket",
+                "highwater dims cars --from dir:dims --to s3://bucket/dims",
             ),
         ]));
     Some(command)

@@ -30,6 +30,7 @@ use self::registry::PipelineEntry;
 mod check;
 mod command;
 mod config;
+mod dims;
 mod error;
 mod flags;
 mod generate;
@@ -80,7 +81,7 @@ fn obey(pipelines: Pipelines<'_>, matches: &ArgMatches) -> Outcome {
         ("run", Some(entry), Some((_, flags))) => run::command(entry, flags),
         ("generate", Some(entry), Some((_, flags))) => generate::command(entry, flags),
         ("check", Some(entry), Some((_, flags))) => check::command(entry, flags),
-        ("dims", Some(entry), Some((_, flags))) => dims(entry, flags),
+        ("dims", Some(entry), Some((_, flags))) => dims::command(entry, flags),
         ("check", None, _) => check::all(pipelines, |name| {
             let line = ["highwater", "check", name].map(OsString::from);
             let matches = command::root(pipelines).try_get_matches_from(line)?;
@@ -141,12 +142,6 @@ fn configured(matches: &ArgMatches) -> Option<(&str, &str, &ArgMatches)> {
         .filter(|(name, _)| matches!(*name, "run" | "check"))?;
     let (pipeline, flags) = command.subcommand()?;
     Some((name, pipeline, flags))
-}
-
-fn dims(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
-    let text = entry.make_dims(matches).map_err(CliError::Failed)?;
-    writeln!(std::io::stdout().lock(), "{}", text.trim_end())?;
-    Ok(DONE)
 }
 
 fn completions(pipelines: Pipelines<'_>, matches: &ArgMatches) -> Outcome {

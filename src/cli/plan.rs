@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
+use super::dims;
 use super::error::CliError;
 use super::input::{self, End, Input};
-use super::registry::{self, Common, PipelineEntry};
+use super::registry::{Common, PipelineEntry};
 use super::target::{self, Target};
 use crate::flow::FlowOptions;
 use crate::runtime::control::wall_clock;
@@ -170,10 +171,7 @@ impl Settings {
         matches: &ArgMatches,
     ) -> Result<Arc<dyn Pipeline>, CliError> {
         let common = Common {
-            dims: matches
-                .get_one::<String>("dims")
-                .map(|uri| dims_folder(uri))
-                .transpose()?,
+            dims: dims::place(matches, "dims")?,
             is_generated: self.input == Input::Generate,
             ..common(matches)
         };
@@ -240,13 +238,6 @@ fn common(matches: &ArgMatches) -> Common {
     }
 }
 
-/// The folder that `--dims` names.
-fn dims_folder(uri: &str) -> Result<String, CliError> {
-    let folder =
-        registry::folder(uri).map_err(|error| CliError::Usage(format!("--dims {error}")))?;
-    Ok(folder.to_owned())
-}
-
 fn std_duration(span: Span) -> Duration {
     Duration::from_millis(span.0.unsigned_abs())
 }
@@ -279,13 +270,6 @@ mod tests {
             (Span::minutes(60), Span::minutes(60), Span::seconds(2))
         );
         assert_eq!(shape(&["--slide", "1m", "--wait", "0"]).1, Span::minutes(1));
-    }
-
-    #[test]
-    fn dimension_tables_lie_in_a_folder() {
-        assert_eq!(dims_folder("dir:x/y").expect("valid"), "x/y");
-        assert_eq!(dims_folder("x").expect("valid"), "x");
-        assert!(dims_folder("s3://b/p").is_err() && dims_folder("dir:").is_err());
     }
 
     #[test]

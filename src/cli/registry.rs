@@ -5,31 +5,13 @@ use std::sync::Arc;
 use clap::{ArgMatches, Command};
 
 use crate::flow::Unmatched;
-use crate::join::Policy;
+use crate::join::{DimTable, Policy};
 use crate::runtime::Pipeline;
-use crate::sink::mask_secrets;
 use crate::source::generate::EventModel;
+use crate::tables::{SharedPlace, TableRows};
 use crate::time::Span;
 
 pub use super::value::{count, duration};
-
-/// The folder that `dir:PATH` names; the bare path means it as well.
-///
-/// # Errors
-/// When something else than a folder is named.
-pub fn folder(uri: &str) -> Result<&str, String> {
-    let path = uri
-        .strip_prefix("dir:")
-        .or_else(|| uri.strip_prefix("file:"));
-    match path.unwrap_or(uri) {
-        "" => Err("which folder? write dir:PATH".to_owned()),
-        _ if path.is_none() && uri.contains(':') => Err(format!(
-            "{}: only dir:PATH in this version; S3, Postgres and Kafka come later",
-            mask_secrets(uri)
-        )),
-        folder => Ok(folder),
-    }
-}
 
 /// A pipeline, as the registry of the binary knows it.
 pub trait PipelineEntry: Sync {
@@ -66,16 +48,21 @@ pub trait PipelineEntry: Sync {
     /// When its options make no sense.
     fn model(&self, matches: &ArgMatches) -> Result<(Arc<dyn EventModel>, f64), String>;
 
-    /// Makes its dimension tables in a folder, if it has any: `highwater dims`.
+    /// Its dimension tables, if it has any.
+    fn tables(&self) -> &'static [DimTable] {
+        &[]
+    }
+
+    /// The command that makes them, with the flags of what is made: `highwater dims`.
     fn dims_command(&self) -> Option<Command> {
         None
     }
 
-    /// Runs that command. The text is shown to people.
+    /// The rows of all tables, for that command.
     ///
     /// # Errors
-    /// When the tables cannot be written.
-    fn make_dims(&self, _matches: &ArgMatches) -> Result<String, String> {
+    /// When the flags make no sense.
+    fn make_dims(&self, _matches: &ArgMatches) -> Result<Vec<TableRows>, String> {
         Err(format!("{} has no dimension tables", self.name()))
     }
 }
@@ -94,8 +81,8 @@ pub struct WindowDefaults {
 /// Flags that all pipelines share and that a pipeline needs to build its graph.
 #[derive(Clone, Debug, Default)]
 pub struct Common {
-    /// `--dims`: a folder, without the `dir:`; `None`: not given.
-    pub dims: Option<String>,
+    /// `--dims`: where the tables are; `None`: not given.
+    pub dims: Option<SharedPlace>,
     /// `--dims-policy`
     pub policy: Policy,
     /// `--unmatched`

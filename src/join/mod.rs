@@ -6,7 +6,8 @@
 //!
 //! * [`Dimensions`]: what a pipeline says about its tables.
 //! * [`AsOfIndex`]: the versions of each key in time order, and the look-up.
-//! * [`load`]: tables from CSV and Parquet files.
+//! * [`DimRecord`]: a row before a pipeline has read it.
+//! * [`TableSource`]: where tables come from; [`crate::tables`] has the real places.
 //! * [`refresh`]: finds what has changed between two loads.
 
 use std::hash::Hash;
@@ -15,15 +16,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use crate::rows::Column;
 use crate::time::EventTime;
 
 pub use self::index::{AsOfIndex, Policy};
-pub use self::load::{DimRecord, DirTables, TableSource};
+pub use self::load::{Load, TableSource};
+pub use self::record::DimRecord;
 pub use self::refresh::{Change, DimLoader, DimStore, Snapshot, StoreLoader};
 
 pub mod index;
-pub mod load;
+mod load;
+mod record;
 pub mod refresh;
+
+/// The column that says from when on a row is valid; a table may have it besides its own.
+pub const VALID_FROM: &str = "valid_from";
 
 /// A value that can be a key or a row of a dimension.
 pub trait DimValue:
@@ -39,13 +46,35 @@ impl<T> DimValue for T where
 /// is no row from then on.
 pub type Version<V> = (EventTime, Option<V>);
 
-/// What a pipeline says about its dimension tables: their names, and how a row is read. All tables
-/// share one key type and one row type (enums, usually), and so one arrangement.
+/// A dimension table: its name in every place (the file `cars.csv`, the table `cars`, a topic that
+/// ends in `cars`), and its columns. The first column is the key.
+#[derive(Clone, Copy, Debug)]
+pub struct DimTable {
+    /// The name.
+    pub name: &'static str,
+    /// The columns without [`VALID_FROM`]; there may be more, which nobody reads.
+    pub columns: &'static [Column],
+}
+
+impl DimTable {
+    /// The name of the column that is the key.
+    pub fn key(&self) -> &'static str {
+        self.columns.first().map_or("", |column| column.name)
+    }
+}
+
+/// What a pipeline says about its dimension tables: which there are, and how a row is read. All
+/// tables share one key type and one row type (enums, usually), and so one arrangement.
 pub struct Dimensions<K, V> {
-    /// The names of the tables (`cars`), which are those of the files (`cars.csv`).
-    pub tables: &'static [&'static str],
-    /// Reads a row of a table; the error says what is wrong with it.
-    pub parse: fn(table: &str, record: &DimRecord) -> Result<(K, V), String>,
+    /// The tables.
+    pub tables: &'static [DimTable],
+    /// The name of the table that a key belongs to.
+    pub table_of: fn(&K) -> &'static str,
+    /// Reads the key of a row of a table; the error says what is wrong with it. No other column
+    /// may be needed for that.
+    pub key: fn(table: &str, record: &DimRecord) -> Result<K, String>,
+    /// Reads the rest of a row of a table.
+    pub row: fn(table: &str, record: &DimRecord) -> Result<V, String>,
 }
 
 impl<K, V> Clone for Dimensions<K, V> {

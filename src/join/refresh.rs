@@ -2,12 +2,13 @@
 //!
 //! A row with a `valid_from` of its own is taken as it stands. A row without one is valid from
 //! always when it comes with the first load, and from the wall time of the load that found the
-//! change otherwise; a key that disappears has no row from that time on.
+//! change otherwise (from the time of the change itself, where the place knows it); a key that
+//! disappears has no row from that time on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{DimError, DimValue, TableSource, Version};
+use super::{DimError, DimValue, Load, TableSource, Version};
 use crate::time::EventTime;
 
 /// The rows of all tables at one load: per key its rows, with their own `valid_from` if they have
@@ -41,14 +42,16 @@ pub fn first<K: DimValue, V: DimValue>(snapshot: &Snapshot<K, V>) -> Vec<Change<
 /// What has changed from `old` to `new`, which was loaded at wall time `now`.
 pub fn between<K: DimValue, V: DimValue>(
     old: &Snapshot<K, V>,
-    new: &Snapshot<K, V>,
+    new: &Load<K, V>,
     now: EventTime,
 ) -> Vec<Change<K, V>> {
+    let (times, new) = (&new.times, &new.rows);
     let none = BTreeSet::new();
     let mut changes = Vec::new();
     let keys: BTreeSet<&K> = old.keys().chain(new.keys()).collect();
     for key in keys {
         let (before, after) = (old.get(key).unwrap_or(&none), new.get(key).unwrap_or(&none));
+        let now = times.get(key).copied().unwrap_or(now);
         let mut push = |version, diff| {
             changes.push(Change {
                 key: key.clone(),
@@ -135,6 +138,16 @@ pub trait DimLoader: Send + Sync {
     /// contents.
     fn stored(&self) -> StoredLoad;
 
+    /// What other processes of the run have to know of the last load: the changes, without the
+    /// tables.
+    fn told(&self) -> Vec<u8>;
+
+    /// Takes what [`DimLoader::told`] gave in another process; the second time it changes nothing.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn hear(&self, told: &[u8]) -> Result<(), DimError>;
+
     /// Loads again, at wall time `now`; the number of the load if something has changed.
     ///
     /// # Errors
@@ -211,14 +224,15 @@ impl<K: DimValue, V: DimValue> StoreLoader<K, V> {
 
 impl<K: DimValue, V: DimValue> DimLoader for StoreLoader<K, V> {
     fn read_ahead(&self) -> Result<(), DimError> {
-        let snapshot = self.source.load()?;
-        *self.ahead() = Some(snapshot);
+        let load = self.source.load(&Snapshot::new())?;
+        *self.ahead() = Some(load.rows);
         Ok(())
     }
 
     fn first(&self, number: u64) -> Result<(), DimError> {
         let ahead = self.ahead().take();
-        let snapshot = ahead.map_or_else(|| self.source.load(), Ok)?;
+        let read = || self.source.load(&Snapshot::new()).map(|load| load.rows);
+        let snapshot = ahead.map_or_else(read, Ok)?;
         self.store.put(number, first(&snapshot));
         *self.last() = Last {
             number,
@@ -263,10 +277,31 @@ impl<K: DimValue, V: DimValue> DimLoader for StoreLoader<K, V> {
         }
     }
 
+    fn told(&self) -> Vec<u8> {
+        let number = self.last().number;
+        let changes = self.store.get(number).unwrap_or_default();
+        let contents = postcard::to_stdvec(&(number, &*changes));
+        // Invariant: keys and rows are plain data of known length; memory takes all of it.
+        contents.expect("changes can be encoded")
+    }
+
+    fn hear(&self, told: &[u8]) -> Result<(), DimError> {
+        let read: Result<(u64, Vec<Change<K, V>>), _> = postcard::from_bytes(told);
+        let (number, changes) = read.map_err(|error| {
+            DimError(format!(
+                "what process 0 says of the tables cannot be read: {error}"
+            ))
+        })?;
+        self.store.put(number, changes);
+        Ok(())
+    }
+
     fn again(&self, now: EventTime) -> Result<Option<u64>, DimError> {
-        let snapshot = self.source.load()?;
+        // A place may take long to answer, and nobody else loads meanwhile.
+        let known = self.last().snapshot.clone();
+        let load = self.source.load(&known)?;
+        let changes = between(&known, &load, now);
         let mut last = self.last();
-        let changes = between(&last.snapshot, &snapshot, now);
         if changes.is_empty() {
             return Ok(None);
         }
@@ -276,13 +311,13 @@ impl<K: DimValue, V: DimValue> DimLoader for StoreLoader<K, V> {
             number,
             previous: Some(last.number),
             next: number + 1,
-            snapshot,
+            snapshot: load.rows,
         };
         Ok(Some(number))
     }
 
     fn check(&self) -> Result<String, DimError> {
-        let keys = self.source.load()?.len();
+        let keys = self.source.load(&Snapshot::new())?.rows.len();
         Ok(format!("{}: {keys} keys", self.source.name()))
     }
 }
@@ -304,7 +339,20 @@ mod tests {
         old: &[(u8, Option<i64>, &str)],
         new: &[(u8, Option<i64>, &str)],
     ) -> Vec<(u8, i64, String, i64)> {
-        between(&snapshot(old), &snapshot(new), EventTime(99))
+        changes_at(old, new, &[])
+    }
+
+    fn changes_at(
+        old: &[(u8, Option<i64>, &str)],
+        new: &[(u8, Option<i64>, &str)],
+        times: &[(u8, i64)],
+    ) -> Vec<(u8, i64, String, i64)> {
+        let times = times.iter().map(|(key, time)| (*key, EventTime(*time)));
+        let new = Load {
+            rows: snapshot(new),
+            times: times.collect(),
+        };
+        between(&snapshot(old), &new, EventTime(99))
             .into_iter()
             .map(|c| {
                 (
@@ -338,6 +386,58 @@ mod tests {
     fn a_key_that_gets_times_of_its_own_does_not_disappear() {
         let (old, new) = ([(1, None, "Ada")], [(1, Some(5), "Ada")]);
         assert_eq!(changes(&old, &new), [(1, 5, "Ada".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn a_place_that_knows_when_a_row_changed_says_so() {
+        let old = [(1, None, "Ada"), (2, None, "Bob"), (3, None, "Cat")];
+        let new = [(1, None, "Ann"), (2, None, "Ben")];
+        let expected = [
+            (1, 50, "Ann".to_owned(), 1),
+            (2, 99, "Ben".to_owned(), 1),
+            (3, 60, String::new(), 1),
+        ];
+        assert_eq!(changes_at(&old, &new, &[(1, 50), (3, 60)]), expected);
+    }
+
+    /// Gives one load after the other.
+    struct Loads(Mutex<Vec<Snapshot<u8, String>>>);
+
+    impl TableSource<u8, String> for Loads {
+        fn load(&self, _: &Snapshot<u8, String>) -> Result<Load<u8, String>, DimError> {
+            let rows = self.0.lock().expect("whole").remove(0);
+            Ok(Load {
+                rows,
+                ..Load::default()
+            })
+        }
+
+        fn name(&self) -> String {
+            "a test".to_owned()
+        }
+    }
+
+    #[test]
+    fn other_processes_are_told_what_has_changed_and_not_all_rows() {
+        let many: Vec<_> = (0..100).map(|key| (key, None, "a row")).collect();
+        let mut more = many.clone();
+        more.push((200, None, "one more"));
+        let loads = [snapshot(&many), snapshot(&more)];
+        let here = StoreLoader::new(Box::new(Loads(Mutex::new(loads.into()))));
+        here.first(7).expect("loads");
+        assert_eq!(here.again(EventTime(5)).expect("loads"), Some(8));
+        let told = here.told();
+        assert!(told.len() < 20, "{}", told.len());
+        let there = StoreLoader::new(Box::new(Loads(Mutex::default())));
+        there.restore(&[here.stored().bytes], 0).expect("whole");
+        there.hear(&told).expect("whole");
+        there
+            .hear(&told)
+            .expect("the second time it changes nothing");
+        let heard = there.store().up_to(Some(7), 8);
+        assert_eq!(heard, here.store().up_to(Some(7), 8));
+        assert_eq!(heard[0].len(), 1);
+        assert!(there.hear(b"").is_err());
     }
 
     #[test]

@@ -282,7 +282,7 @@ impl PostBox {
 pub enum Notice {
     /// The source has these partitions now.
     Found(Vec<Partition>),
-    /// A dimension refresh with this number is ready; with its contents where other processes
+    /// A dimension refresh with this number is ready; with its changes where other processes
     /// have to hear of them.
     Refreshed(u64, Option<Vec<u8>>),
     /// End at the next border.
@@ -443,8 +443,8 @@ pub fn control_dataflow(worker: &mut Worker, view: &ControlView, options: Contro
 /// Takes over a load of the dimension tables. Each worker of a process gets it, so that it is there
 /// before any of them hears of it; the second time it changes nothing.
 fn load(dimensions: Option<&dyn DimLoader>, bytes: Vec<u8>, failure: &Failure) {
-    let restored = dimensions.map(|dimensions| dimensions.restore(&[bytes], 0));
-    if let Some(Err(error)) = restored {
+    let heard = dimensions.map(|dimensions| dimensions.hear(&bytes));
+    if let Some(Err(error)) = heard {
         failure.set(RunError::Dimensions(error));
     }
 }

@@ -24,33 +24,55 @@ pub(super) fn tell_found(notices: &Notices, resume: &Resume, partitions: &[Parti
 }
 
 /// Reads the dimension tables again; what has changed is stored before the coordinator hears of
-/// it. `unstored`: a load that could not be stored yet; `tells`: whether other processes need it.
-fn refresh(
-    dimensions: &dyn DimLoader,
-    storage: Option<&dyn Storage>,
-    unstored: &mut Option<u64>,
+/// it.
+struct Refresh {
+    dimensions: Arc<dyn DimLoader>,
+    storage: Option<Arc<dyn Storage>>,
+    notices: Notices,
+    /// Whether other processes need what has changed.
     tells: bool,
-    notices: &Notices,
-) {
-    let failed = |error: &dyn std::fmt::Display| {
-        terminal::message(format_args!(
-            "dimensions: {error}; the rows read before stay in use"
-        ));
-    };
-    if unstored.is_none() {
-        match dimensions.again(wall_clock()) {
-            Ok(number) => *unstored = number,
-            Err(error) => return failed(&error),
+    /// A load that could not be stored yet.
+    unstored: Option<u64>,
+    /// Why it does not work, as people were told last.
+    trouble: Option<String>,
+}
+
+impl Refresh {
+    /// One look. Whatever goes wrong is told once, and tried again at the next.
+    fn run(&mut self) {
+        match self.attempt() {
+            Ok(()) if self.trouble.take().is_some() => {
+                terminal::message(format_args!("dimensions: read again"));
+            }
+            Ok(()) => {}
+            Err(reason) if self.trouble.as_ref() == Some(&reason) => {}
+            Err(reason) => {
+                terminal::message(format_args!(
+                    "dimensions: {reason}; the rows read before stay in use, and the tables are \
+                     read again at the next refresh"
+                ));
+                self.trouble = Some(reason);
+            }
         }
     }
-    let Some(number) = *unstored else { return };
-    let stored = storage.map(|storage| dims::store(storage, &dimensions.stored()));
-    if let Some(Err(error)) = stored {
-        return failed(&error);
+
+    fn attempt(&mut self) -> Result<(), String> {
+        if self.unstored.is_none() {
+            let found = self.dimensions.again(wall_clock());
+            self.unstored = found.map_err(|error| error.to_string())?;
+        }
+        let Some(number) = self.unstored else {
+            return Ok(());
+        };
+        if let Some(storage) = &self.storage {
+            let stored = dims::store(&**storage, &self.dimensions.stored());
+            stored.map_err(|error| error.to_string())?;
+        }
+        self.unstored = None;
+        let told = self.tells.then(|| self.dimensions.told());
+        self.notices.send(Notice::Refreshed(number, told));
+        Ok(())
     }
-    *unstored = None;
-    let load = tells.then(|| dimensions.stored().bytes);
-    notices.send(Notice::Refreshed(number, load));
 }
 
 /// The threads that look for new partitions and for changed dimension tables.
@@ -81,23 +103,19 @@ impl Helpers {
         if let (Some(interval), Some(dimensions)) =
             (options.dims_refresh, options.pipeline.dimensions())
         {
-            let notices = options.notices.clone();
-            let storage = kept.map(|kept| Arc::clone(&kept.store.storage));
-            let (mut unstored, tells) = (None, options.cluster.is_some());
-            let mut refresh = move || {
-                refresh(
-                    &*dimensions,
-                    storage.as_deref(),
-                    &mut unstored,
-                    tells,
-                    &notices,
-                );
+            let mut refresh = Refresh {
+                dimensions,
+                storage: kept.map(|kept| Arc::clone(&kept.store.storage)),
+                notices: options.notices.clone(),
+                tells: options.cluster.is_some(),
+                unstored: None,
+                trouble: None,
             };
             if kept.is_some() {
                 // What has changed while nobody ran.
-                refresh();
+                refresh.run();
             }
-            helpers.every(interval, refresh);
+            helpers.every(interval, move || refresh.run());
         }
         helpers
     }

@@ -488,6 +488,14 @@ mod tests {
             }
         }
 
+        fn told(&self) -> Vec<u8> {
+            Vec::new()
+        }
+
+        fn hear(&self, _told: &[u8]) -> Result<(), DimError> {
+            Ok(())
+        }
+
         fn again(&self, _now: EventTime) -> Result<Option<u64>, DimError> {
             Ok(None)
         }

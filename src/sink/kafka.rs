@@ -46,6 +46,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use self::address::Address;
+pub use self::compacted::{CompactedTopics, KeyedMessage};
 pub use self::generated::LogTopic;
 use self::outbox::Outbox;
 use self::sink::KafkaSink;
@@ -59,6 +60,7 @@ use super::{
 use crate::time::{Epoch, Shard};
 
 mod address;
+mod compacted;
 mod generated;
 mod outbox;
 mod producer;

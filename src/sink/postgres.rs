@@ -25,6 +25,7 @@
 //! | `inspect` | what stands on the server already |
 //! | `changes` | what an epoch changes: one upsert or delete per natural key |
 //! | `wire` | cells as the server reads them |
+//! | `server` | what others need of a server |
 //! | `session` | a connection that comes back |
 //! | `failure` | what may pass, and what to do about the rest |
 //! | `commit` | one epoch as one transaction |
@@ -52,6 +53,7 @@ mod commit;
 mod epochs;
 mod failure;
 mod inspect;
+pub(crate) mod server;
 mod session;
 mod table;
 mod target;
@@ -74,20 +76,7 @@ impl PostgresFactory {
     /// When the URI is wrong; the text never holds its password.
     pub fn new(uri: &str, connect_timeout: Duration) -> Result<Self, SinkError> {
         let mut target = Target::parse(uri)?;
-        let config = &mut target.config;
-        if config.get_application_name().is_none() {
-            config.application_name("highwater");
-        }
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(connect_timeout);
-        }
-        if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(PEER_TIMEOUT);
-        }
-        config.keepalives_idle(config.get_keepalives_idle().min(PEER_TIMEOUT));
-        if config.get_keepalives_interval().is_none() {
-            config.keepalives_interval(Duration::from_secs(5));
-        }
+        tune(&mut target.config, connect_timeout);
         Ok(Self {
             target,
             connect_timeout,
@@ -105,6 +94,23 @@ impl PostgresFactory {
             name: self.target.place.clone(),
             table: table.name.clone(),
         }
+    }
+}
+
+/// Settings that keep a run from waiting for a server that is gone, where the URI has none.
+fn tune(config: &mut ::postgres::Config, connect_timeout: Duration) {
+    if config.get_application_name().is_none() {
+        config.application_name("highwater");
+    }
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(connect_timeout);
+    }
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(PEER_TIMEOUT);
+    }
+    config.keepalives_idle(config.get_keepalives_idle().min(PEER_TIMEOUT));
+    if config.get_keepalives_interval().is_none() {
+        config.keepalives_interval(Duration::from_secs(5));
     }
 }
 

@@ -16,6 +16,7 @@ use rdkafka::consumer::BaseConsumer;
 
 use self::client::Context;
 use self::reader::KafkaReader;
+pub use self::table::{TopicMessage, read_topic};
 use super::{Partition, Reader, Source, SourceError, Start, Until};
 
 mod ask;
@@ -24,6 +25,7 @@ mod metadata;
 mod position;
 mod queue;
 mod reader;
+mod table;
 
 /// Which records of transactions are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,18 +1,18 @@
 //! The cars pipeline on the command line.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use highwater::cli::registry::{Common, PipelineEntry, WindowDefaults, count, folder};
-use highwater::join::{DirTables, StoreLoader, TableSource};
+use highwater::cli::registry::{Common, PipelineEntry, WindowDefaults, count};
+use highwater::join::{DimTable, StoreLoader, TableSource};
 use highwater::runtime::Pipeline;
 use highwater::source::generate::EventModel;
+use highwater::tables::{PlaceTables, TableRows};
 use highwater::time::Span;
 
 use super::dims::{CarsKey, CarsRow, TABLES};
 use super::model::CarsModel;
-use super::tables::{GeneratedTables, TableFormat};
+use super::tables::GeneratedTables;
 use super::{Cars, GearRule, Stage};
 
 /// What the registry lists.
@@ -40,22 +40,12 @@ struct ModelArgs {
 // The flags of `dims cars`.
 #[derive(Args, Debug)]
 struct DimsArgs {
-    /// The folder for the tables models, colors and cars: dir:PATH
-    #[arg(long, value_name = "DIR", value_parser = tables_folder)]
-    to: PathBuf,
     /// How many cars
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = count)]
     cars: u64,
     /// Same seed, same tables
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = count)]
     seed: u64,
-    /// The form of the files
-    #[arg(long, value_enum, default_value = "csv")]
-    format: TableFormat,
-}
-
-fn tables_folder(uri: &str) -> Result<PathBuf, String> {
-    folder(uri).map(PathBuf::from)
 }
 
 impl PipelineEntry for CarsEntry {
@@ -101,31 +91,24 @@ impl PipelineEntry for CarsEntry {
         Ok((Arc::new(model), rate))
     }
 
+    fn tables(&self) -> &'static [DimTable] {
+        TABLES.tables
+    }
+
     fn dims_command(&self) -> Option<Command> {
         let command = Command::new("cars").about("Makes the tables models, colors and cars");
         Some(DimsArgs::augment_args(command))
     }
 
-    fn make_dims(&self, matches: &ArgMatches) -> Result<String, String> {
+    fn make_dims(&self, matches: &ArgMatches) -> Result<Vec<TableRows>, String> {
         let args = DimsArgs::from_arg_matches(matches).map_err(|error| error.to_string())?;
         CarsModel::new(args.cars).map_err(|error| error.to_string())?;
-        let DimsArgs {
-            to,
-            cars,
-            seed,
-            format,
-        } = args;
-        GeneratedTables { cars, seed }
-            .write(&to, format)
-            .map_err(|error| error.to_string())?;
-        let (dir, form) = (to.display(), format.extension());
-        Ok(format!(
-            "{dir}: models.{form} (7), colors.{form} (7), cars.{form} ({cars} cars)"
-        ))
+        let DimsArgs { cars, seed } = args;
+        Ok(GeneratedTables { cars, seed }.rows())
     }
 }
 
-/// The tables of a folder, or with the embedded generator those that it would make itself.
+/// The tables of a place, or with the embedded generator those that it would make itself.
 fn tables(
     stage: Option<Stage>,
     cars: u64,
@@ -133,12 +116,14 @@ fn tables(
 ) -> Result<Box<dyn TableSource<CarsKey, CarsRow>>, String> {
     let needs_tables = matches!(stage, None | Some(Stage::Enrich));
     match &common.dims {
-        Some(dir) => Ok(Box::new(DirTables::new(dir, TABLES))),
+        Some(place) => Ok(Box::new(PlaceTables::new(Arc::clone(place), TABLES))),
         None if common.is_generated || !needs_tables => {
             Ok(Box::new(GeneratedTables { cars, seed: 1 }))
         }
-        None => Err("cars needs its dimension tables: give --dims dir:FOLDER \
-                     (`highwater dims cars --to FOLDER` makes them)"
-            .to_owned()),
+        None => Err(
+            "cars needs its dimension tables: give --dims dir:FOLDER (or s3://, postgres://, \
+             kafka://); `highwater dims cars --to dir:FOLDER` makes them"
+                .to_owned(),
+        ),
     }
 }

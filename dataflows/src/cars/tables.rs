@@ -1,20 +1,12 @@
 //! The rows of the dimension tables: seven models, seven colours, and the cars of the generator.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
-
-use clap::ValueEnum;
-use highwater::join::{DimError, Snapshot, TableSource};
-use highwater::rows::{Column, ColumnType, RowWriter, Rows, Tabular};
-use highwater::sink::encode::Projection;
-#[cfg(feature = "parquet")]
-use highwater::sink::encode::columnar::{Codec, ParquetEncoder};
-use highwater::sink::encode::csv::CsvEncoder;
+use highwater::join::{DimError, DimTable, Load, Snapshot, TableSource};
+use highwater::rows::{Column, RowWriter, Rows, Tabular};
 use highwater::source::generate::EventRng;
 use highwater::source::generate::rng::Stream;
+use highwater::tables::TableRows;
 
-use super::dims::{CarsKey, CarsRow, TABLES};
+use super::dims::{self, CarsKey, CarsRow};
 use super::event::Name;
 use super::model::car_id;
 
@@ -93,12 +85,12 @@ pub struct GeneratedTables {
 }
 
 impl TableSource<CarsKey, CarsRow> for GeneratedTables {
-    fn load(&self) -> Result<Snapshot<CarsKey, CarsRow>, DimError> {
+    fn load(&self, _: &Snapshot<CarsKey, CarsRow>) -> Result<Load<CarsKey, CarsRow>, DimError> {
         let name = |text: &str| {
             Name::new(text).ok_or_else(|| DimError(format!("{text:?} is too long for a name")))
         };
-        let mut snapshot = Snapshot::new();
-        let mut insert = |key, row| snapshot.entry(key).or_default().insert((None, row));
+        let mut load = Load::default();
+        let mut insert = |key, row| load.rows.entry(key).or_default().insert((None, row));
         for Model(id, brand, model) in MODELS {
             let row = CarsRow::Model {
                 brand: name(brand)?,
@@ -125,7 +117,7 @@ impl TableSource<CarsKey, CarsRow> for GeneratedTables {
                 },
             );
         }
-        Ok(snapshot)
+        Ok(load)
     }
 
     fn name(&self) -> String {
@@ -133,114 +125,29 @@ impl TableSource<CarsKey, CarsRow> for GeneratedTables {
     }
 }
 
-/// The form of the files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum TableFormat {
-    /// Comma-separated values with a header.
-    #[default]
-    Csv,
-    /// Parquet.
-    Parquet,
-}
-
-impl TableFormat {
-    /// That of the files.
-    pub const fn extension(self) -> &'static str {
-        match self {
-            Self::Csv => "csv",
-            Self::Parquet => "parquet",
-        }
-    }
-}
-
 impl GeneratedTables {
-    /// Writes `models`, `colors` and `cars` into the folder `dir`, each under a temporary name
-    /// first, so that a pipeline that reads the folder again never sees half a table.
-    ///
-    /// # Errors
-    /// When a file cannot be written, when this build cannot write the format, or when the folder
-    /// holds a table in the other format: a reader could take that one.
-    pub fn write(self, dir: &Path, format: TableFormat) -> Result<(), DimError> {
-        fs::create_dir_all(dir).map_err(|error| DimError(format!("{}: {error}", dir.display())))?;
-        refuse_other_format(dir, format)?;
+    /// The rows of `models`, `colors` and `cars`.
+    pub fn rows(self) -> Vec<TableRows> {
         let cars = (0..self.cars).map(|index| car(index, self.seed));
-        write_table(dir, "models", &rows_of(MODELS), format)?;
-        write_table(dir, "colors", &rows_of(COLORS), format)?;
-        write_table(dir, "cars", &rows_of(cars), format)
+        vec![
+            rows_of(dims::MODELS, MODELS),
+            rows_of(dims::COLORS, COLORS),
+            rows_of(dims::CARS, cars),
+        ]
     }
 }
 
-fn refuse_other_format(dir: &Path, format: TableFormat) -> Result<(), DimError> {
-    let other = match format {
-        TableFormat::Csv => TableFormat::Parquet,
-        TableFormat::Parquet => TableFormat::Csv,
-    };
-    for table in TABLES.tables {
-        let path = dir.join(format!("{table}.{}", other.extension()));
-        if path.exists() {
-            return Err(DimError(format!(
-                "{} is there and might be read instead: remove it or choose another folder",
-                path.display()
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn rows_of<R: Tabular>(items: impl IntoIterator<Item = R>) -> Rows {
+fn rows_of<R: Tabular>(table: DimTable, items: impl IntoIterator<Item = R>) -> TableRows {
     let mut rows = Rows::new(R::columns().into());
     for item in items {
         rows.push(&item);
     }
-    rows
-}
-
-fn write_table(dir: &Path, table: &str, rows: &Rows, format: TableFormat) -> Result<(), DimError> {
-    let path = dir.join(format!("{table}.{}", format.extension()));
-    let temporary = dir.join(format!(".{table}.{}.tmp", format.extension()));
-    let written = File::create(&temporary)
-        .and_then(|file| encode(rows, format, BufWriter::new(file)))
-        .and_then(|()| fs::rename(&temporary, &path));
-    written.map_err(|error| DimError(format!("{}: {error}", path.display())))
-}
-
-fn encode(rows: &Rows, format: TableFormat, file: BufWriter<File>) -> io::Result<()> {
-    let columns = rows.columns().clone();
-    let projection = Projection {
-        picked: (0..columns.len()).collect(),
-        columns,
-        source: None,
-    };
-    let mut file = match format {
-        TableFormat::Csv => {
-            let mut encoder = CsvEncoder::new(projection, file)?;
-            (0..rows.len()).try_for_each(|row| encoder.row(rows, row))?;
-            encoder.finish()?
-        }
-        #[cfg(feature = "parquet")]
-        TableFormat::Parquet => {
-            let mut encoder = ParquetEncoder::new(projection, Codec::default(), file)?;
-            (0..rows.len()).try_for_each(|row| encoder.row(rows, row))?;
-            encoder.finish()?
-        }
-        #[cfg(not(feature = "parquet"))]
-        TableFormat::Parquet => {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "this highwater was built without the feature `parquet`",
-            ));
-        }
-    };
-    file.flush()
+    TableRows { table, rows }
 }
 
 impl Tabular for Model {
     fn columns() -> Vec<Column> {
-        vec![
-            Column::new("model_id", ColumnType::Int),
-            Column::new("brand", ColumnType::Text),
-            Column::new("model", ColumnType::Text),
-        ]
+        dims::MODELS.columns.to_vec()
     }
 
     fn write(&self, row: &mut RowWriter<'_>) {
@@ -252,10 +159,7 @@ impl Tabular for Model {
 
 impl Tabular for Color {
     fn columns() -> Vec<Column> {
-        vec![
-            Column::new("color_id", ColumnType::Int),
-            Column::new("color_name", ColumnType::Text),
-        ]
+        dims::COLORS.columns.to_vec()
     }
 
     fn write(&self, row: &mut RowWriter<'_>) {
@@ -266,9 +170,7 @@ impl Tabular for Color {
 
 impl Tabular for Car {
     fn columns() -> Vec<Column> {
-        ["car_id", "driver_id", "model_id", "color_id"]
-            .map(|name| Column::new(name, ColumnType::Int))
-            .into()
+        dims::CARS.columns.to_vec()
     }
 
     fn write(&self, row: &mut RowWriter<'_>) {
@@ -283,8 +185,11 @@ impl Tabular for Car {
 mod tests {
     use std::collections::HashSet;
 
-    use highwater::join::DirTables;
+    use highwater::tables::{
+        PlaceOptions, PlaceTables, TableFormat, WriteOptions, copy::rows_in, parse_place,
+    };
 
+    use super::super::dims::TABLES;
     use super::*;
 
     const TWENTY: GeneratedTables = GeneratedTables { cars: 20, seed: 1 };
@@ -322,22 +227,41 @@ mod tests {
                 continue;
             }
             let dir = tempfile::tempdir().expect("a folder");
-            TWENTY.write(dir.path(), format).expect("written");
-            let loaded = DirTables::new(dir.path(), TABLES).load().expect("loads");
-            let generated = TWENTY.load().expect("loads");
-            assert_eq!(loaded, generated);
-            assert_eq!(loaded.len(), 34);
+            let place = |name: &str| {
+                let uri = format!("dir:{}", dir.path().join(name).display());
+                parse_place(&uri, &PlaceOptions::default()).expect("a place")
+            };
+            let options = WriteOptions {
+                format,
+                replace: false,
+            };
+            let (made, copied) = (place("made"), place("copied"));
+            made.write(&TWENTY.rows(), &options).expect("written");
+            let rows = rows_in(&*made, TABLES.tables).expect("read");
+            copied.write(&rows, &options).expect("written");
+            for place in [made, copied] {
+                let tables = PlaceTables::new(place, TABLES);
+                let loaded = tables.load(&Snapshot::new()).expect("loads");
+                assert_eq!(loaded, TWENTY.load(&Snapshot::new()).expect("loads"));
+                assert_eq!(loaded.rows.len(), 34);
+            }
         }
     }
 
     #[test]
     fn a_table_in_the_other_format_is_refused() {
         let dir = tempfile::tempdir().expect("a folder");
-        TWENTY.write(dir.path(), TableFormat::Csv).expect("written");
-        let error = TWENTY
-            .write(dir.path(), TableFormat::Parquet)
-            .expect_err("refused")
-            .0;
+        let uri = dir.path().display().to_string();
+        let place = parse_place(&uri, &PlaceOptions::default()).expect("a place");
+        let write = |format| {
+            let options = WriteOptions {
+                format,
+                replace: false,
+            };
+            place.write(&TWENTY.rows(), &options)
+        };
+        write(TableFormat::Csv).expect("written");
+        let error = write(TableFormat::Parquet).expect_err("refused").0;
         assert!(error.contains("models.csv"), "{error}");
     }
 }

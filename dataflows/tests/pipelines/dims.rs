@@ -117,8 +117,11 @@ fn a_row_without_valid_from_counts_from_when_it_was_found() {
     followed.send_until(&after, 2);
     followed.assert(&before, 1, "Black");
     followed.assert(&after, 2, "Silver");
-    // The car is sold: from then on nothing is known of it.
-    followed.place.replace("dims/cars.csv", HEADER);
+    // The car is sold: from then on nothing is known of it. Another one is left: a table without
+    // any row is refused.
+    followed
+        .place
+        .replace("dims/cars.csv", &format!("{HEADER}1000002,2,1,7,\n"));
     let mut row = followed.send(&after);
     let start = std::time::Instant::now();
     while !row["driver_id"].is_null() {
@@ -153,6 +156,42 @@ fn a_broken_table_does_not_end_the_run() {
         "the table was read while it was broken: {}",
         done.stderr
     );
+}
+
+/// A table that has lost its rows or a column looks like one that is just being written.
+#[test]
+fn a_table_that_has_lost_something_does_not_count() {
+    let mut followed = Followed::new();
+    let white = "1000001,1,1,4,2024-01-01T10:00:00Z\n";
+    let good = format!("{HEADER}{BLACK}{white}");
+    followed.place.replace("dims/cars.csv", &good);
+    let time = "2024-01-01T10:01:00Z";
+    while followed.send(time)["color_name"] != "White" {}
+    for bad in [
+        HEADER,
+        "car_id,driver_id,model_id,valid_from\n1000001,1,1,\n",
+        "car_id,driver_id,model_id,color_id\n1000001,1,1,1\n",
+    ] {
+        followed.place.replace("dims/cars.csv", bad);
+        for _ in 0..20 {
+            followed.assert(time, 1, "White");
+        }
+    }
+    followed.place.replace(
+        "dims/cars.csv",
+        &format!("{good}1000001,2,1,7,2024-01-01T10:00:30Z\n"),
+    );
+    followed.send_until(time, 2);
+    let done = followed.run.interrupt();
+    assert_eq!(done.code, 130);
+    for told in [
+        "cars has no rows any more",
+        "there is no column color_id",
+        "the column valid_from is gone",
+        "dimensions: read again",
+    ] {
+        assert!(done.stderr.contains(told), "{told}: {}", done.stderr);
+    }
 }
 
 #[test]

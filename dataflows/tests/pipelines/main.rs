@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`cars`] | windows, late records, ledger: the same for any number of workers, and right |
 //! | [`dims`] | dimension tables that change, and cars that are in none |
+//! | `dims_places` | the same tables in a folder, a bucket, a database and topics |
 //! | [`factory`] | alerts, quarantine, quality and folders of Parquet |
 //! | [`fleet`] | what is kept, sliding metrics, bad input, kills; tables and lake |
 //! | [`bad_input`] | input that is broken, outputs that cannot be written |
@@ -22,6 +23,8 @@ mod asleep;
 mod bad_input;
 mod cars;
 mod dims;
+#[cfg(unix)]
+mod dims_places;
 mod factory;
 mod fleet;
 #[cfg(unix)]

@@ -107,8 +107,21 @@ impl Topic {
     /// Makes the topic, waits until brokers know it, and returns how many partitions it has:
     /// another one when somebody else was faster.
     pub fn create(&self, partitions: u32) -> Result<u32, SinkError> {
+        self.create_with(partitions, &[])
+    }
+
+    /// The same for a topic of which brokers keep the last message of each key.
+    pub fn create_compacted(&self, partitions: u32) -> Result<u32, SinkError> {
+        self.create_with(partitions, &[("cleanup.policy", "compact")])
+    }
+
+    fn create_with(
+        &self,
+        partitions: u32,
+        settings: &'static [(&str, &str)],
+    ) -> Result<u32, SinkError> {
         let deadline = Instant::now() + self.connect_timeout;
-        let answer = block_on(self.ask_to_create(partitions)?, deadline);
+        let answer = block_on(self.ask_to_create(partitions, settings)?, deadline);
         match answer {
             Some(None | Some(Code::TopicAlreadyExists)) => {}
             Some(Some(code)) => return Err(self.not_created(code, partitions)),
@@ -129,6 +142,7 @@ impl Topic {
     fn ask_to_create(
         &self,
         partitions: u32,
+        settings: &'static [(&str, &str)],
     ) -> Result<impl Future<Output = Option<Code>>, SinkError> {
         let mut config = ClientConfig::new();
         config
@@ -146,6 +160,9 @@ impl Topic {
             // seven days, the broker would delete history as fast as it is written.
             let topic = NewTopic::new(&name, partitions.cast_signed(), TopicReplication::Fixed(-1))
                 .set("retention.ms", "-1");
+            let topic = settings
+                .iter()
+                .fold(topic, |topic, (key, value)| topic.set(key, value));
             let options = AdminOptions::new()
                 .request_timeout(Some(timeout))
                 .operation_timeout(Some(timeout));

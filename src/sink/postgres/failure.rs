@@ -66,7 +66,7 @@ fn has_io_source(error: &::postgres::Error) -> bool {
 }
 
 /// What the driver and the server said, in one line.
-pub(super) fn chain(error: &::postgres::Error) -> String {
+pub(crate) fn chain(error: &::postgres::Error) -> String {
     if let Some(told) = error.as_db_error() {
         return told_by_server(told);
     }

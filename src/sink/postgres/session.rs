@@ -20,7 +20,7 @@ const RECONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often something is repeated that is likely to fail again.
 const FEW_TIMES: u32 = 5;
 /// A transaction that waits longer for someone's lock starts again, so that people are told.
-pub(super) const LOCK_TIMEOUT: &str = "SELECT set_config('lock_timeout', '10s', false) \
+pub(crate) const LOCK_TIMEOUT: &str = "SELECT set_config('lock_timeout', '10s', false) \
      WHERE current_setting('lock_timeout') = '0'";
 
 /// Why an attempt failed.
@@ -55,7 +55,7 @@ impl Trouble {
         }
     }
 
-    fn reason(&self) -> String {
+    pub(super) fn reason(&self) -> String {
         match self {
             Self::Driver(error) => chain(error),
             Self::Silent(time) => format!("no answer within {} s", time.as_secs_f64()),
@@ -230,7 +230,7 @@ impl<P> Session<P> {
 
 /// Connects on a thread of its own: the driver's time-out ends when the socket is open, and a
 /// server that hangs opens sockets and says nothing.
-fn connect(
+pub(super) fn connect(
     config: &Config,
     timeout: Duration,
     is_aborted: &dyn Fn() -> bool,

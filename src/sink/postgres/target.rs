@@ -22,26 +22,54 @@ pub(super) struct Target {
     pub(super) shards: Option<u32>,
 }
 
+/// What output URIs look like.
+const FORM: &str = "postgres://USER@HOST/DATABASE?table=TABLE";
+/// Parameters of outputs that are not the driver's.
+const OURS: [&str; 2] = ["table", "shards"];
+
 impl Target {
     pub(super) fn parse(uri: &str) -> Result<Self, SinkError> {
+        let refuse = |what: String| SinkError::Config(format!("{}: {what}", mask(uri)));
+        let address = Address::parse(uri, &OURS, FORM)?;
+        let (mut table, mut shards) = (None, None);
+        for (name, value) in &address.own {
+            match *name {
+                "table" => table = Some(TableName::parse(value).map_err(refuse)?),
+                _ => shards = Some(parse_shards(value).map_err(refuse)?),
+            }
+        }
+        Ok(Self {
+            config: address.config,
+            place: address.place,
+            table,
+            shards,
+        })
+    }
+}
+
+/// A database on a server, and the parameters of a URI that are not the driver's.
+pub(super) struct Address {
+    pub(super) config: Config,
+    /// Host, port and database: what messages show. Never holds a user or a password.
+    pub(super) place: String,
+    pub(super) own: Vec<(&'static str, String)>,
+}
+
+impl Address {
+    /// Reads `uri`, whose parameters with the names `own` are not the driver's.
+    pub(super) fn parse(uri: &str, own: &[&'static str], form: &str) -> Result<Self, SinkError> {
         let refuse = |what: &str| SinkError::Config(format!("{}: {what}", mask(uri)));
-        let ours = take_our_parameters(uri).map_err(|what| refuse(&what))?;
-        let config: Config = ours.driver_uri.parse().map_err(|error| {
-            refuse(&format!(
-                "{}; write postgres://USER@HOST/DATABASE?table=TABLE",
-                super::failure::chain(&error)
-            ))
-        })?;
+        let (driver_uri, own) = take_parameters(uri, own).map_err(|what| refuse(&what))?;
+        let config: Config = driver_uri
+            .parse()
+            .map_err(|error| refuse(&format!("{}; write {form}", super::failure::chain(&error))))?;
         let Some(database) = config.get_dbname() else {
-            return Err(refuse(
-                "no database is named; write postgres://USER@HOST/DATABASE?table=TABLE",
-            ));
+            return Err(refuse(&format!("no database is named; write {form}")));
         };
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-            return Err(refuse(
-                "no host is named; write postgres://USER@HOST/DATABASE?table=TABLE \
-                 (a socket: ?host=/var/run/postgresql)",
-            ));
+            return Err(refuse(&format!(
+                "no host is named; write {form} (a socket: ?host=/var/run/postgresql)"
+            )));
         }
         if config.get_ssl_mode() == SslMode::Require {
             return Err(refuse(
@@ -50,50 +78,37 @@ impl Target {
             ));
         }
         let place = format!("{}/{database}", hosts(&config));
-        Ok(Self {
-            config,
-            place,
-            table: ours.table,
-            shards: ours.shards,
-        })
+        Ok(Self { config, place, own })
     }
 }
 
-/// A URI without what is not the driver's.
-struct Ours {
-    driver_uri: String,
-    table: Option<TableName>,
-    shards: Option<u32>,
-}
+/// Parameters by name.
+type Parameters = Vec<(&'static str, String)>;
 
-fn take_our_parameters(uri: &str) -> Result<Ours, String> {
-    let mut ours = Ours {
-        driver_uri: String::new(),
-        table: None,
-        shards: None,
-    };
+/// `uri` without the parameters that are `own`, and these.
+fn take_parameters(uri: &str, own: &[&'static str]) -> Result<(String, Parameters), String> {
     // A password may hold a question mark: the driver's credentials end at the first `@`.
     let credentials = uri.find('@').unwrap_or(0);
     let Some(at) = uri[credentials..].find('?') else {
-        uri.clone_into(&mut ours.driver_uri);
-        return Ok(ours);
+        return Ok((uri.to_owned(), Vec::new()));
     };
     let (base, query) = (&uri[..credentials + at], &uri[credentials + at + 1..]);
-    let mut left = Vec::new();
+    let (mut left, mut taken) = (Vec::new(), Vec::new());
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        match pair.split_once('=') {
-            Some(("table", name)) => ours.table = Some(TableName::parse(&decode(name)?)?),
-            Some(("shards", number)) => ours.shards = Some(parse_shards(number)?),
-            Some(_) => left.push(pair),
-            None => return Err(format!("parameter `{pair}` has no value; write {pair}=...")),
+        let Some((name, value)) = pair.split_once('=') else {
+            return Err(format!("parameter `{pair}` has no value; write {pair}=..."));
+        };
+        match own.iter().find(|own| **own == name) {
+            Some(own) => taken.push((*own, decode(value)?)),
+            None => left.push(pair),
         }
     }
-    base.clone_into(&mut ours.driver_uri);
+    let mut driver_uri = base.to_owned();
     if !left.is_empty() {
-        ours.driver_uri.push('?');
-        ours.driver_uri.push_str(&left.join("&"));
+        driver_uri.push('?');
+        driver_uri.push_str(&left.join("&"));
     }
-    Ok(ours)
+    Ok((driver_uri, taken))
 }
 
 fn parse_shards(number: &str) -> Result<u32, String> {
@@ -240,7 +255,7 @@ impl fmt::Display for TableName {
 }
 
 /// `name` as an SQL identifier.
-pub(super) fn quote(name: &str) -> String {
+pub(crate) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
