@@ -39,6 +39,8 @@ pub struct Column {
     pub kind: ColumnType,
     /// Whether cells may be null.
     pub nullable: bool,
+    /// Whether it is written into files of CSV and Parquet, too.
+    pub in_files: bool,
 }
 
 impl Column {
@@ -48,7 +50,16 @@ impl Column {
             name,
             kind,
             nullable: false,
+            in_files: true,
         }
+    }
+
+    /// The same column, left out of files of CSV and Parquet: for the bounds of windows where the
+    /// columns of files are given, since the names of files say them.
+    #[must_use]
+    pub const fn not_in_files(mut self) -> Self {
+        self.in_files = false;
+        self
     }
 
     /// A column that may hold nulls.
@@ -57,6 +68,7 @@ impl Column {
             name,
             kind,
             nullable: true,
+            in_files: true,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::join::Policy;
 use crate::runtime::Pipeline;
 use crate::sink::mask_secrets;
 use crate::source::generate::EventModel;
-use crate::time::Span;
+use crate::time::{Span, Zone};
 
 pub use super::value::count;
 
@@ -102,4 +102,6 @@ pub struct Common {
     pub unmatched: Unmatched,
     /// Whether the input is the embedded generator, so that its dimension tables are made in memory.
     pub is_generated: bool,
+    /// `--time-zone`: where clocks show the times that come without an offset.
+    pub zone: Zone,
 }

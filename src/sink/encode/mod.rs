@@ -52,9 +52,11 @@ impl Projection {
         }
     }
 
-    /// As [`Projection::table`], without the column whose value stands in the folder's name.
+    /// As [`Projection::table`], without columns that are not for files, and without the one whose
+    /// value stands in the folder's name.
     pub fn file(output: &OutputSpec) -> Self {
         let mut projection = Self::table(output);
+        projection.picked.retain(|&at| output.columns[at].in_files);
         if let Layout::Value(name) = output.layout {
             projection
                 .picked
