@@ -3,3 +3,4 @@
 pub mod cars;
 pub mod factory;
 pub mod registry;
+pub mod turnstile;

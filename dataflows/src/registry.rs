@@ -4,6 +4,7 @@ use highwater::cli::registry::PipelineEntry;
 
 use crate::cars::entry::CarsEntry;
 use crate::factory::entry::FactoryEntry;
+use crate::turnstile::entry::TurnstileEntry;
 
 /// All of them, in the order of `--help`.
-pub static PIPELINES: &[&dyn PipelineEntry] = &[&CarsEntry, &FactoryEntry];
+pub static PIPELINES: &[&dyn PipelineEntry] = &[&CarsEntry, &FactoryEntry, &TurnstileEntry];

@@ -6,7 +6,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::error::CliError;
 
 const NO_HTTP: &str = "there is no HTTP endpoint yet";
-const TWO_PIPELINES: &str = "the pipelines are cars and factory";
+const TWO_PIPELINES: &str = "the pipelines are cars, factory and turnstile";
 
 /// Flags, commands and pipelines, and what there is instead.
 const PLANNED: &[(&str, &str)] = &[
@@ -24,7 +24,6 @@ const PLANNED: &[(&str, &str)] = &[
         "a run shows its records per CPU-second at the end; --report has latencies",
     ),
     ("fleet", TWO_PIPELINES),
-    ("turnstile", TWO_PIPELINES),
     ("nexmark", TWO_PIPELINES),
 ];
 

@@ -135,7 +135,9 @@ impl<'s, R: Holdable> Blocks<'s, R> {
                     |input, output| {
                         input.for_each(|capability, blocks| {
                             let mut records = Vec::new();
-                            blocks.drain(..).for_each(|block| place(block, &mut records));
+                            blocks
+                                .drain(..)
+                                .for_each(|block| place(block, &mut records));
                             output.session(&capability).give_container(&mut records);
                         });
                     }
@@ -356,7 +358,12 @@ mod tests {
         let blocks = blocks(places.map(record).to_vec());
         let shown = blocks.iter().map(|block| {
             let offsets = block.records.iter().map(|record| record.offset.0);
-            (block.partition.0, block.from.0, block.to.0, offsets.collect::<Vec<_>>())
+            (
+                block.partition.0,
+                block.from.0,
+                block.to.0,
+                offsets.collect::<Vec<_>>(),
+            )
         });
         assert_eq!(
             shown.collect::<Vec<_>>(),

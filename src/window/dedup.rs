@@ -25,8 +25,8 @@ use hashbrown::hash_map::Entry;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::settle::{EmitEntry, Placed, Settle};
 use super::WindowSpec;
+use super::settle::{EmitEntry, Placed, Settle};
 use crate::ledger::Fate;
 use crate::time::EventTime;
 
@@ -82,7 +82,10 @@ where
             self.keyless.push(record);
             return Fate::OnTime;
         };
-        debug_assert!(first_end > self.watermark, "admitted to a window that has ended");
+        debug_assert!(
+            first_end > self.watermark,
+            "admitted to a window that has ended"
+        );
         let identity = (record.time, key);
         let (fate, is_kept) = match self.held.entry(first_end).or_default().entry(identity) {
             Entry::Vacant(entry) => {
@@ -115,7 +118,11 @@ where
     }
 
     fn checkpoint(&mut self, is_full: bool, emit: &mut EmitEntry<'_, R, Self>) {
-        let touched = self.touched.as_mut().map(std::mem::take).unwrap_or_default();
+        let touched = self
+            .touched
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default();
         if is_full {
             let held = self.held.values().flatten();
             held.for_each(|((time, key), record)| emit(*key, *time, record.clone()));
@@ -135,7 +142,10 @@ where
         if let Some(end) = self.spec.ends(time).next()
             && end > self.watermark
         {
-            self.held.entry(end).or_default().insert((time, key), record);
+            self.held
+                .entry(end)
+                .or_default()
+                .insert((time, key), record);
         }
     }
 }
@@ -175,8 +185,14 @@ mod tests {
         assert_eq!(dedup.absorb(Some(7), record((1, 5), 3, 'b')), Fate::OnTime);
         assert_eq!(settled(&mut dedup, 9), "");
         // In a later epoch, from another partition.
-        assert_eq!(dedup.absorb(Some(7), record((0, 9), 3, 'a')), Fate::Duplicate);
-        assert_eq!(dedup.absorb(Some(7), record((1, 6), 3, 'c')), Fate::Duplicate);
+        assert_eq!(
+            dedup.absorb(Some(7), record((0, 9), 3, 'a')),
+            Fate::Duplicate
+        );
+        assert_eq!(
+            dedup.absorb(Some(7), record((1, 6), 3, 'c')),
+            Fate::Duplicate
+        );
         assert_eq!(settled(&mut dedup, 10), "a");
         assert!(dedup.held.is_empty(), "nothing is remembered");
     }
@@ -206,7 +222,9 @@ mod tests {
     /// What a checkpoint holds.
     fn entries(dedup: &mut Dedup, is_full: bool) -> Vec<(u8, EventTime, Placed<char>)> {
         let mut entries = Vec::new();
-        dedup.checkpoint(is_full, &mut |key, place, entry| entries.push((key, place, entry)));
+        dedup.checkpoint(is_full, &mut |key, place, entry| {
+            entries.push((key, place, entry))
+        });
         entries
     }
 

@@ -166,7 +166,11 @@ where
     }
 
     fn checkpoint(&mut self, is_full: bool, emit: &mut EmitEntry<'_, R, Self>) {
-        let touched = self.touched.as_mut().map(std::mem::take).unwrap_or_default();
+        let touched = self
+            .touched
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default();
         if is_full {
             for ((key, time, partition, offset), record) in self.held.values().flatten() {
                 let place = LagPlace::Held(*time, *partition, *offset);
@@ -239,7 +243,10 @@ mod tests {
         add(&mut lag, 1, &[17, 4, 9]);
         assert_eq!(settled(&mut lag, 9), []);
         add(&mut lag, 1, &[2]);
-        assert_eq!(settled(&mut lag, 10), [(None, 2), (Some(2), 4), (Some(4), 9)]);
+        assert_eq!(
+            settled(&mut lag, 10),
+            [(None, 2), (Some(2), 4), (Some(4), 9)]
+        );
         assert_eq!(settled(&mut lag, 20), [(Some(9), 17)]);
     }
 
@@ -256,10 +263,19 @@ mod tests {
         let mut lag = lag();
         for (place, value) in [((1, 0), 'c'), ((0, 7), 'b'), ((0, 3), 'a')] {
             let value = i64::from(value as u32);
-            lag.absorb(Some(1), Placed { value, ..record(place, 5) });
+            lag.absorb(
+                Some(1),
+                Placed {
+                    value,
+                    ..record(place, 5)
+                },
+            );
         }
         let [a, b, c] = ['a', 'b', 'c'].map(|it| i64::from(it as u32));
-        assert_eq!(settled(&mut lag, 10), [(None, a), (Some(a), b), (Some(b), c)]);
+        assert_eq!(
+            settled(&mut lag, 10),
+            [(None, a), (Some(a), b), (Some(b), c)]
+        );
     }
 
     #[test]
@@ -282,7 +298,9 @@ mod tests {
         let mut kept = Vec::new();
         let mut keep = |lag: &mut Lag<i64, u8>, is_full| {
             let before = kept.len();
-            lag.checkpoint(is_full, &mut |key, place, entry| kept.push((key, place, entry)));
+            lag.checkpoint(is_full, &mut |key, place, entry| {
+                kept.push((key, place, entry))
+            });
             kept.len() - before
         };
         add(&mut lag, 1, &[5, 7, 15, 27]);
