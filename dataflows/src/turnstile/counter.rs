@@ -26,13 +26,17 @@ highwater::fixed_layout!(Delta {
     exits,
 });
 
-/// Why a delta is in quarantine.
+/// Why a delta is in quarantine: what is wrong with the entries, or if nothing is, with the exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A counter was reset, or runs backwards.
+    /// The counter of entries was reset, or runs backwards.
     Negative,
-    /// A counter has jumped.
+    /// The counter of entries has jumped.
     TooLarge,
+    /// The counter of exits alone was reset, or runs backwards.
+    NegativeExits,
+    /// The counter of exits alone has jumped.
+    TooLargeExits,
 }
 
 impl Fault {
@@ -41,6 +45,8 @@ impl Fault {
         match self {
             Self::Negative => "negative",
             Self::TooLarge => "too_large",
+            Self::NegativeExits => "negative_exits",
+            Self::TooLargeExits => "too_large_exits",
         }
     }
 }
@@ -59,12 +65,12 @@ impl Delta {
 
     /// What is wrong with it, if anything.
     pub const fn fault(&self) -> Option<Fault> {
-        if self.entries < 0 || self.exits < 0 {
-            Some(Fault::Negative)
-        } else if self.entries > MOST || self.exits > MOST {
-            Some(Fault::TooLarge)
-        } else {
-            None
+        match (self.entries, self.exits) {
+            (..0, _) => Some(Fault::Negative),
+            (entries, _) if entries > MOST => Some(Fault::TooLarge),
+            (_, ..0) => Some(Fault::NegativeExits),
+            (_, exits) if exits > MOST => Some(Fault::TooLargeExits),
+            _ => None,
         }
     }
 
@@ -127,9 +133,11 @@ mod tests {
         assert_eq!(fault((5, 5), (5, 5)), None);
         assert_eq!(fault((0, 0), (10_000, 10_000)), None);
         assert_eq!(fault((0, 0), (10_001, 0)), Some(Fault::TooLarge));
-        assert_eq!(fault((0, 0), (0, 10_001)), Some(Fault::TooLarge));
+        assert_eq!(fault((0, 0), (0, 10_001)), Some(Fault::TooLargeExits));
         assert_eq!(fault((1, 0), (0, 0)), Some(Fault::Negative));
-        assert_eq!(fault((0, 1), (99_999, 0)), Some(Fault::Negative));
+        assert_eq!(fault((0, 1), (0, 0)), Some(Fault::NegativeExits));
+        assert_eq!(fault((1, 1), (0, 0)), Some(Fault::Negative));
+        assert_eq!(fault((0, 1), (99_999, 0)), Some(Fault::TooLarge));
         assert_eq!(fault((i64::MAX, 0), (0, i64::MAX)), Some(Fault::Negative));
     }
 

@@ -7,6 +7,7 @@
 //! | [`cars`] | windows, late records, ledger: the same for any number of workers, and right |
 //! | [`dims`] | dimension tables that change, and cars that are in none |
 //! | [`factory`] | alerts, quarantine, quality and folders of Parquet |
+//! | `turnstile` | copies, counters, a lake of CSV |
 //! | [`bad_input`] | input that is broken, outputs that cannot be written |
 //! | `state` | jobs that are stopped, killed, started again, refused, replayed |
 //! | [`memory`] | memory does not grow with the input |
@@ -28,3 +29,5 @@ mod postgres;
 mod state;
 #[allow(dead_code, reason = "tests/chaos uses the rest of it")]
 mod support;
+#[cfg(unix)]
+mod turnstile;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`place`] | a folder in which commands are run, and what they leave |
 //! | [`naive`] | windows and ledger by a plain loop |
-//! | [`cars`], [`factory`] | the rules of the two pipelines, written a second time |
+//! | [`cars`], [`factory`], [`turnstile`] | the rules of the pipelines, written a second time |
 //! | [`services`] | the servers that `dev/test` starts |
 
 pub mod cars;
@@ -12,3 +12,4 @@ pub mod factory;
 pub mod naive;
 pub mod place;
 pub mod services;
+pub mod turnstile;
