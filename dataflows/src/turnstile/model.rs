@@ -132,7 +132,7 @@ mod tests {
     }
 
     const GOLDEN_FIRST: &str = r#""A001,R001,02-00-00,Test-Station1,456NQR,BMT,01-01-24,00:00:00,REGULAR,9,10,c67fc0bc-3a54-418c-960b-baeaf41857be,2024-01-01 00:00:00""#;
-    const GOLDEN_HASH: u64 = 0;
+    const GOLDEN_HASH: u64 = 0x6087_89f8_4eb5_3712;
 
     fn fnv1a(bytes: &[u8]) -> u64 {
         bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {

@@ -218,6 +218,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn files_leave_out_what_is_not_for_them() {
+        let bound = Column::new("window_start", ColumnType::Timestamp).not_in_files();
+        let output = OutputSpec {
+            pipeline: "test",
+            name: "windows",
+            columns: vec![bound, Column::new("count", ColumnType::Int)].into(),
+            kind: OutputKind::Log,
+            layout: Layout::Flat,
+        };
+        assert_eq!(Projection::file(&output).picked, [1]);
+        assert_eq!(Projection::table(&output).picked, [0, 1]);
+    }
+
+    #[test]
     fn base64_pads() {
         for (plain, coded) in [
             ("", ""),
