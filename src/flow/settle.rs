@@ -281,12 +281,12 @@ fn blocks<R>(mut records: Vec<Placed<R>>) -> Vec<Block<R>> {
 
 /// Wires a state: its records come to the worker that owns their key, those without one to that of
 /// their partition.
-fn settle<'s, R: Holdable, S: Settle<R, Key: Key>>(
-    records: StreamVec<'s, Time, Placed<R>>,
+fn settle<R: Holdable, S: Settle<R, Key: Key>>(
+    records: StreamVec<'_, Time, Placed<R>>,
     mut desk: Desk<S>,
     key: impl Fn(&R) -> Option<S::Key> + 'static,
     gives_fates: bool,
-) -> Blocks<'s, S::Output> {
+) -> Blocks<'_, S::Output> {
     let key = Rc::new(key);
     let route = Rc::clone(&key);
     let by_shard = Exchange::new(move |record: &Placed<R>| {

@@ -200,8 +200,9 @@ mod tests {
     #[test]
     fn another_key_or_time_is_another_record() {
         let mut dedup = dedup();
-        for (key, time, value) in [(7, 3, 'a'), (8, 3, 'b'), (7, 4, 'c'), (7, 13, 'd')] {
-            let fate = dedup.absorb(Some(key), record((0, time as u64), time, value));
+        let records = [(7, 3, 'a'), (8, 3, 'b'), (7, 4, 'c'), (7, 13, 'd')];
+        for ((key, time, value), offset) in records.into_iter().zip(0..) {
+            let fate = dedup.absorb(Some(key), record((0, offset), time, value));
             assert_eq!(fate, Fate::OnTime);
         }
         assert_eq!(settled(&mut dedup, 12), "abc");
@@ -223,7 +224,7 @@ mod tests {
     fn entries(dedup: &mut Dedup, is_full: bool) -> Vec<(u8, EventTime, Placed<char>)> {
         let mut entries = Vec::new();
         dedup.checkpoint(is_full, &mut |key, place, entry| {
-            entries.push((key, place, entry))
+            entries.push((key, place, entry));
         });
         entries
     }

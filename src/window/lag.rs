@@ -299,7 +299,7 @@ mod tests {
         let mut keep = |lag: &mut Lag<i64, u8>, is_full| {
             let before = kept.len();
             lag.checkpoint(is_full, &mut |key, place, entry| {
-                kept.push((key, place, entry))
+                kept.push((key, place, entry));
             });
             kept.len() - before
         };

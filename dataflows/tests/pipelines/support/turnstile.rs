@@ -26,7 +26,7 @@ pub struct Reading {
 enum Line {
     Header,
     Rejected,
-    Reading(Reading),
+    Reading(Box<Reading>),
 }
 
 fn line(bytes: &[u8]) -> Line {
@@ -58,13 +58,13 @@ fn line(bytes: &[u8]) -> Line {
     let day: Vec<_> = date.split('-').collect();
     let date = format!("{}/{}/20{}", day[0], day[1], day[2]);
     let group = [ca, unit, scp, station, lines, division, &date, desc];
-    Line::Reading(Reading {
+    Line::Reading(Box::new(Reading {
         t: time_ms(timestamp).expect("a time"),
         group: group.map(str::to_owned),
         entries: entries.parse().expect("a number"),
         exits: exits.parse().expect("a number"),
         id: id.to_owned(),
-    })
+    }))
 }
 
 /// The fates of the records of one partition. Which of two copies in different partitions is the
@@ -193,22 +193,31 @@ pub const HEADER: &str = "CA,UNIT,SCP,STATION,LINENAME,DIVISION,DATE,TIME,DESC,E
 /// the header, and rows.
 #[track_caller]
 pub fn lake(place: &Place, folder: &str) -> Vec<String> {
-    let mut lines = Vec::new();
-    for name in place.files(folder) {
-        if name.starts_with(['.', '_']) {
-            continue;
-        }
-        assert!(name.ends_with(".csv.gz"), "{name}");
-        let mut command = std::process::Command::new("gzip");
-        command.arg("-dc").arg(place.path(folder).join(&name));
-        let done = finish(command);
-        assert_eq!(done.code, 0, "{name}: {}", done.stderr);
-        let mut rows = done.stdout.lines();
-        assert_eq!(rows.next(), Some(HEADER), "{name}");
-        let before = lines.len();
-        lines.extend(rows.map(str::to_owned));
-        assert!(lines.len() > before, "{name} is empty");
-    }
+    let names = place.files(folder).into_iter();
+    let names: Vec<_> = names.filter(|name| !name.starts_with(['.', '_'])).collect();
+    assert!(
+        names.iter().all(|name| name.ends_with(".csv.gz")),
+        "{names:?}"
+    );
+    let mut command = std::process::Command::new("gzip");
+    command
+        .arg("-dc")
+        .args(&names)
+        .current_dir(place.path(folder));
+    let done = finish(command);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let all: Vec<_> = done.stdout.lines().collect();
+    // Each file's lines follow those of the one before.
+    let headers = all.iter().filter(|line| **line == HEADER).count();
+    assert_eq!(headers, names.len(), "a header in each file");
+    assert_eq!(all.first(), Some(&HEADER));
+    let is_empty = |pair: &[&str]| pair[0] == HEADER && pair[1] == HEADER;
+    assert!(
+        !all.windows(2).any(is_empty) && all.last() != Some(&HEADER),
+        "rows in each file"
+    );
+    let rows = all.into_iter().filter(|line| *line != HEADER);
+    let mut lines: Vec<_> = rows.map(str::to_owned).collect();
     lines.sort();
     lines
 }
@@ -270,11 +279,11 @@ pub fn crowded() -> Place {
 }
 
 /// Turnstiles of the weekly file that [`week`] makes.
-const WEEK_TURNSTILES: usize = 30;
-/// Readings of each: five days and more.
-const WEEK_READINGS: i64 = 400;
+const WEEK_TURNSTILES: usize = 100;
+/// Readings of each, one in twenty minutes.
+const WEEK_READINGS: i64 = 120;
 /// All of them.
-pub const WEEK_LINES: usize = WEEK_TURNSTILES * WEEK_READINGS as usize;
+pub const WEEK_LINES: i64 = WEEK_TURNSTILES as i64 * WEEK_READINGS;
 /// 2024-03-09T00:00:00 in New York, the day before the clocks are set forward.
 const WEEK_START: i64 = 1_709_960_400_000;
 
@@ -309,7 +318,7 @@ fn week_rows() -> Vec<Row> {
             } else {
                 "REGULAR"
             };
-            let t = WEEK_START + step * 1_200_000 + turnstile as i64 * 7_000;
+            let t = WEEK_START + step * 1_200_000 + turnstile as i64 * 3_000;
             rows.push(Row {
                 turnstile,
                 t,
@@ -337,7 +346,7 @@ fn shown(t: i64) -> (String, String) {
 
 fn group(row: &Row) -> Group {
     let number = row.turnstile;
-    let station = if number % 2 == 0 {
+    let station = if number.is_multiple_of(2) {
         "59 ST"
     } else {
         "GRD CNTRL-42 ST"
