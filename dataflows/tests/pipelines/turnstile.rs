@@ -258,22 +258,47 @@ fn flags_that_make_no_sense_are_refused() {
 /// Many epochs and many checkpoints.
 const SHORT: &str = "--epoch 5ms --checkpoint 25ms";
 
-/// Starts `line` again and again with other workers, kills it twenty times and stops it four times;
-/// the last time it ends by itself.
+/// How often a job is disturbed.
+const TURNS: usize = 24;
+
+/// Runs `line` on the files of `in`, in turns: each has a little more of every file, other workers, and
+/// ends when it has made a checkpoint, four times in good order and twenty times by a kill. What is
+/// held at the end of a turn is needed in the next one. The last run has everything and ends by itself.
 fn disturb(place: &Place, line: &str) {
-    for turn in 0..24 {
+    let names = place
+        .files("in")
+        .into_iter()
+        .map(|name| format!("in/{name}"));
+    let read = |name: String| {
+        let bytes = std::fs::read(place.path(&name)).expect("read");
+        (name, bytes)
+    };
+    let whole: Vec<_> = names.map(read).collect();
+    for turn in 0..TURNS {
+        for (name, bytes) in &whole {
+            let part = &bytes[..bytes.len() * (turn + 1) / TURNS];
+            let end = part
+                .iter()
+                .rposition(|byte| *byte == b'\n')
+                .map_or(0, |at| at + 1);
+            place.write(name, &part[..end]);
+        }
+        let before = place.files("state/checkpoint");
         let workers = [1, 3, 2, 4][turn % 4];
-        let running = place.start(&format!("{line} -w {workers}"));
-        let pause = 20 + 19 * (turn as u64 % 8);
-        std::thread::sleep(std::time::Duration::from_millis(pause));
+        let mut running = place.start(&format!("{line} --follow -w {workers}"));
+        running.until("a checkpoint of its own", || {
+            let now = place.files("state/checkpoint");
+            now.iter().any(|name| !before.contains(name)).then_some(())
+        });
+        std::thread::sleep(std::time::Duration::from_millis(7 * turn as u64 % 40));
         if turn % 6 == 5 {
             let done = running.interrupt();
-            assert!([0, 130].contains(&done.code), "{}", done.stderr);
+            assert_eq!(done.code, 130, "{}", done.stderr);
         } else {
             running.kill();
         }
     }
-    place.ok(&format!("{line} -w 2"));
+    place.ok(&format!("{line} --drain -w 2"));
     place.ok("state verify state");
 }
 
@@ -288,10 +313,7 @@ fn killed_at_any_moment_a_job_sums_each_reading_once() {
     let place = crowded();
     let naive = naive(&place.partitions("in"), WAIT);
     let outputs = "--to ndjson:out.ndjson --to csv:lake --to late=ndjson:late.ndjson";
-    disturb(
-        &place,
-        &format!("{RUN} --state state --drain {SHORT} {outputs}"),
-    );
+    disturb(&place, &format!("{RUN} --state state {SHORT} {outputs}"));
     assert!(plain(place.rows("out.ndjson")) == naive.rows());
     assert!(lake(&place, "lake") == lake_lines(&naive.rows()));
     assert_eq!(
@@ -332,7 +354,7 @@ fn killed_at_any_moment_a_job_knows_the_reading_before() {
     disturb(
         &place,
         &format!(
-            "{CUMULATIVE} --from file:in/*.csv --wait 10m --state state --drain {SHORT} --to ndjson:out.ndjson \
+            "{CUMULATIVE} --from file:in/*.csv --wait 10m --state state {SHORT} --to ndjson:out.ndjson \
              --to csv:lake --to quarantine=ndjson:quarantine.ndjson"
         ),
     );
