@@ -23,6 +23,7 @@ Prints what was compared as JSON; exits with 1 when there is a difference.
 import argparse
 import glob
 import json
+import pathlib
 import sys
 
 import duckdb
@@ -30,14 +31,17 @@ import duckdb
 GROUP = '"CA", "UNIT", "SCP", "STATION", "LINENAME", "DIVISION", "DATE", "TIME", "DESC"'
 WINDOW_MS = 300_000
 
-# One external table over the lake, as README has it.
-LAKE = """
-CREATE VIEW lake AS
-SELECT * FROM read_csv($glob, header = true, columns = {
-    'CA': 'VARCHAR', 'UNIT': 'VARCHAR', 'SCP': 'VARCHAR', 'STATION': 'VARCHAR', 'LINENAME': 'VARCHAR',
-    'DIVISION': 'VARCHAR', 'DATE': 'DATE', 'TIME': 'TIME', 'DESC': 'VARCHAR', 'ENTRIES': 'BIGINT', 'EXITS': 'BIGINT'
-}, dateformat = '%m/%d/%Y')
-"""
+# Where the documentation's own lake lies.
+DOCUMENTED_LAKE = "'lake/turnstile/*.csv.gz'"
+
+
+def documented():
+    """The two statements in the documentation: the lake as one external table, and a query on it."""
+    page = pathlib.Path(__file__).resolve().parents[2] / "docs" / "turnstile.md"
+    block = page.read_text(encoding="utf-8").split("```sql\n")[1].split("```")[0]
+    table, query, rest = block.split(";")
+    assert DOCUMENTED_LAKE in table and not rest.strip()
+    return table, query
 
 
 def quoted(text):
@@ -142,7 +146,9 @@ def counts(database, quarantine):
 
 
 def compare(database, lake):
-    database.execute(LAKE.replace("$glob", quoted(f"{lake}/*.csv.gz")))
+    table, query = documented()
+    database.execute(table.replace(DOCUMENTED_LAKE, quoted(f"{lake}/*.csv.gz")))
+    stations = database.execute(query).fetchall()
     columns = f'{GROUP}, "ENTRIES", "EXITS"'
     for name, left, right in [("missing from the lake", "expected", "lake"), ("too much in the lake", "lake", "expected")]:
         rows = database.execute(
@@ -152,6 +158,8 @@ def compare(database, lake):
             sys.exit(f"turnstile.py: {name}, among others: {rows}")
     totals = 'SELECT count(*), sum("ENTRIES")::BIGINT, sum("EXITS")::BIGINT FROM lake'
     rows, entries, exits = database.execute(totals).fetchone()
+    if entries != sum(station[2] for station in stations):
+        sys.exit("turnstile.py: the documented query gives another sum")
     return {"rows": rows, "entries": entries, "exits": exits}
 
 
