@@ -16,7 +16,7 @@ use criterion::{criterion_group, criterion_main};
 use highwater::decode::{Decoded, Message, Rejection};
 use highwater::source::RawRecord;
 use highwater::source::generate::{EventLog, EventModel, GeneratorOptions};
-use highwater::time::{Offset, Span};
+use highwater::time::{Offset, Span, Zone};
 use highwater_dataflows::cars::event::{Enriched, Name, decode_enriched, decode_sample, to_json};
 use highwater_dataflows::cars::model::CarsModel;
 use highwater_dataflows::cars::tables::{COLORS, MODELS, car};
@@ -71,12 +71,14 @@ impl Messages {
     }
 
     fn iter(&self) -> impl Iterator<Item = Message<'_>> {
+        static UTC: Zone = Zone::UTC;
         self.records.iter().map(|record| {
             let (start, end) = record.value.unwrap_or_default();
             Message {
                 value: &self.bytes[start as usize..end as usize],
                 key: None,
                 record,
+                zone: &UTC,
             }
         })
     }

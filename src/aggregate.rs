@@ -151,6 +151,37 @@ impl<R, F: Fn(&R) -> bool + 'static> Aggregate<R> for CountIf<F> {
     }
 }
 
+/// The sum of a whole number.
+#[derive(Clone, Copy, Debug)]
+pub struct SumInt<F>(F);
+
+/// The sum of `value`. One that is too large for 64 bits is the largest or smallest number.
+pub const fn sum_int<R, F: Fn(&R) -> i64>(value: F) -> SumInt<F> {
+    SumInt(value)
+}
+
+impl<R, F: Fn(&R) -> i64 + 'static> Aggregate<R> for SumInt<F> {
+    // Wide enough for 2^64 records, so that what does not fit in between comes right in the end.
+    type State = i128;
+    type Output = i64;
+
+    fn empty(&self) -> i128 {
+        0
+    }
+
+    fn add(&self, state: &mut i128, record: &R) {
+        *state += i128::from((self.0)(record));
+    }
+
+    fn merge(&self, state: &mut i128, other: &i128) {
+        *state += other;
+    }
+
+    fn finish(&self, state: &i128) -> i64 {
+        (*state).clamp(i64::MIN.into(), i64::MAX.into()) as i64
+    }
+}
+
 /// The sum of a float, without nulls; `None` when all are null.
 #[derive(Clone, Copy, Debug)]
 pub struct Sum<F>(F);
@@ -354,6 +385,20 @@ mod tests {
         assert_eq!(mean(&[-1.0, -1.0, -2.0]), -4.0 / 3.0);
         assert_eq!(mean(&[-0.5, 0.5]), 0.0);
         assert_eq!(mean(&[Fixed::LIMIT, 0.0]), Fixed::LIMIT / 2.0);
+    }
+
+    #[test]
+    fn whole_numbers_are_summed_beyond_64_bits() {
+        let sums = sum_int(|value: &i64| *value);
+        let of = |values: &[i64]| {
+            let mut state = sums.empty();
+            values.iter().for_each(|value| sums.add(&mut state, value));
+            sums.finish(&state)
+        };
+        assert_eq!(of(&[]), 0);
+        assert_eq!(of(&[i64::MAX, 7, -7, -1]), i64::MAX - 1);
+        assert_eq!(of(&[i64::MAX, 7]), i64::MAX, "the largest there is");
+        assert_eq!(of(&[i64::MIN, -7]), i64::MIN);
     }
 
     type Value = Option<f64>;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::rows::{Column, ColumnType, RowWriter, Tabular};
 use crate::source::RawRecord;
-use crate::time::{EventTime, Offset, PartitionId};
+use crate::time::{EventTime, Offset, PartitionId, Zone, parse_time};
 use crate::wire::FixedLayout;
 
 pub use self::nan::nan_as_null;
@@ -28,6 +28,18 @@ pub struct Message<'a> {
     pub key: Option<&'a [u8]>,
     /// The record's place and times.
     pub record: &'a RawRecord,
+    /// Where clocks show the times that come without an offset.
+    pub zone: &'a Zone,
+}
+
+impl Message<'_> {
+    /// Reads the event time of the record; one without an offset is in the run's time zone.
+    ///
+    /// # Errors
+    /// When there is none, or the text is no time.
+    pub fn event_time(&self, text: Option<&str>, field: &str) -> Result<EventTime, Rejection> {
+        event_time_in(text, field, self.zone)
+    }
 }
 
 /// What a decoder makes of a message.
@@ -202,13 +214,18 @@ pub fn inline_text<const N: usize>(
     text(field).map_or(Ok(Text::EMPTY), |text| Text::field(text, name))
 }
 
-/// Reads the event time of a record.
+/// Reads the event time of a record; see [`Message::event_time`] where it may come without an
+/// offset.
 ///
 /// # Errors
 /// When there is none, or the text is no time.
 pub fn event_time(text: Option<&str>, field: &str) -> Result<EventTime, Rejection> {
+    event_time_in(text, field, &Zone::UTC)
+}
+
+fn event_time_in(text: Option<&str>, field: &str, zone: &Zone) -> Result<EventTime, Rejection> {
     let text = text.ok_or_else(|| Rejection::new(Reason::NoTime, format!("{field} is missing")))?;
-    crate::time::parse_rfc3339(text.as_bytes())
+    parse_time(text.as_bytes(), zone)
         .map_err(|error| Rejection::new(Reason::NoTime, format!("{field}: {error}")))
 }
 

@@ -42,6 +42,8 @@ pub struct Column {
     /// Of [`ColumnType::Int`]: whether all cells fit into 32 bits, so that a database may hold
     /// them in its `integer`.
     pub is_narrow: bool,
+    /// Whether it is written into files of CSV and Parquet, too.
+    pub in_files: bool,
 }
 
 impl Column {
@@ -52,7 +54,16 @@ impl Column {
             kind,
             nullable: false,
             is_narrow: false,
+            in_files: true,
         }
+    }
+
+    /// The same column, left out of files of CSV and Parquet: for the bounds of windows where the
+    /// columns of files are given, since the names of files say them.
+    #[must_use]
+    pub const fn not_in_files(mut self) -> Self {
+        self.in_files = false;
+        self
     }
 
     /// A column that may hold nulls.
@@ -62,6 +73,7 @@ impl Column {
             kind,
             nullable: true,
             is_narrow: false,
+            in_files: true,
         }
     }
 

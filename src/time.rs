@@ -11,9 +11,13 @@ use serde::{Deserialize, Serialize};
 use timely::order::PartialOrder;
 use timely::progress::timestamp::{PathSummary, Refines, Timestamp};
 
-pub use self::text::{ParseTimeError, parse_duration, parse_rfc3339};
+pub use self::local::{Date, LocalTime};
+pub use self::text::{ParseTimeError, parse_duration, parse_rfc3339, parse_time};
+pub use self::zone::Zone;
 
+mod local;
 mod text;
+mod zone;
 
 /// An instant in event time: milliseconds since 1970-01-01T00:00:00Z; negative before.
 #[derive(

@@ -4,3 +4,4 @@ pub mod cars;
 pub mod factory;
 pub mod fleet;
 pub mod registry;
+pub mod turnstile;

@@ -33,6 +33,11 @@ fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(value).help(help)
 }
 
+/// `--time-zone`
+fn time_zone(help: &'static str) -> Arg {
+    option("time-zone", "NAME", help).value_parser(value::zone)
+}
+
 fn switch(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name)
         .long(name)
@@ -73,7 +78,10 @@ pub fn generate_flags(command: Command, entry: &dyn PipelineEntry) -> Command {
         "The time of the first event [default: 2024-01-01T00:00:00Z; with --live: now]",
     )
     .value_parser(value::time);
-    let command = kafka_flags(generator_flags(command).arg(start));
+    let zone = time_zone(
+        "In which zone times without an offset are written, where the pipeline has such [default: UTC]",
+    );
+    let command = kafka_flags(generator_flags(command).arg(start).arg(zone));
     let quiet = switch("quiet", "Show errors only").short('q');
     entry
         .model_args(command.next_help_heading("Model"))
@@ -256,6 +264,9 @@ fn window_flags(command: Command, defaults: WindowDefaults) -> Command {
         .arg(switch(
             "close-on-idle",
             "While all partitions are idle the watermark follows the wall clock",
+        ))
+        .arg(time_zone(
+            "Where clocks show the times that come without an offset, such as America/New_York [default: UTC]",
         ))
         .arg(
             span(

@@ -16,7 +16,7 @@ use crate::runtime::ingest::IngestOptions;
 use crate::runtime::{Pipeline, describe};
 use crate::sink::OutputSpec;
 use crate::source::SharedSource;
-use crate::time::Span;
+use crate::time::{Span, Zone};
 use crate::window::WindowSpec;
 
 /// Capabilities move in steps of this.
@@ -207,6 +207,7 @@ impl Settings {
                 grain: GRAIN,
                 idle_after: std_duration(self.idle_after),
                 max_ahead: span("max-ahead"),
+                zone: zone(matches),
                 alignment: IngestOptions::alignment_for(self.window.size(), self.wait),
                 discovers: source.discovery_interval().is_some(),
                 started_at: wall_clock(),
@@ -235,7 +236,13 @@ fn common(matches: &ArgMatches) -> Common {
         policy: matches.get_one("dims-policy").copied().unwrap_or_default(),
         unmatched: matches.get_one("unmatched").copied().unwrap_or_default(),
         is_generated: false,
+        zone: zone(matches),
     }
+}
+
+/// `--time-zone`
+fn zone(matches: &ArgMatches) -> Zone {
+    matches.get_one("time-zone").cloned().unwrap_or_default()
 }
 
 fn std_duration(span: Span) -> Duration {

@@ -22,7 +22,6 @@ const PLANNED: &[(&str, &str)] = &[
         "bench",
         "a run shows its records per CPU-second at the end; --report has latencies",
     ),
-    ("turnstile", PIPELINES),
     ("nexmark", PIPELINES),
 ];
 

@@ -9,7 +9,7 @@ use crate::join::{DimTable, Policy};
 use crate::runtime::Pipeline;
 use crate::source::generate::EventModel;
 use crate::tables::{SharedPlace, TableRows};
-use crate::time::Span;
+use crate::time::{Span, Zone};
 
 pub use super::value::{count, duration};
 
@@ -89,4 +89,6 @@ pub struct Common {
     pub unmatched: Unmatched,
     /// Whether the input is the embedded generator, so that its dimension tables are made in memory.
     pub is_generated: bool,
+    /// `--time-zone`: where clocks show the times that come without an offset.
+    pub zone: Zone,
 }

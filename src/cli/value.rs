@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use crate::source::Start;
-use crate::time::{EventTime, Span, parse_duration, parse_rfc3339};
+use crate::time::{EventTime, Span, Zone, parse_duration, parse_rfc3339};
 
 /// Event time against wall clock.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,6 +48,11 @@ pub fn no_duration(text: &str) -> Result<Span, String> {
         Span::ZERO => Ok(Span::ZERO),
         _ => Err("only 0s for now: waiting for dimension rows comes in a later version".to_owned()),
     }
+}
+
+/// `--time-zone`
+pub fn zone(text: &str) -> Result<Zone, String> {
+    Zone::named(text).map_err(|error| error.to_string())
 }
 
 /// A whole number, with underscores where one likes: for each flag that counts something.

@@ -17,6 +17,8 @@ use crate::time::Time;
 pub struct Blocks<'s, R: Clone + 'static> {
     pub(super) stream: StreamVec<'s, Time, Block<R>>,
     pub(super) context: Rc<WorkerContext>,
+    /// Whether each record has its fate, so that the ledger takes no more notice.
+    pub(super) has_fates: bool,
 }
 
 impl<R: Clone + 'static> Clone for Blocks<'_, R> {
@@ -24,13 +26,32 @@ impl<R: Clone + 'static> Clone for Blocks<'_, R> {
         Self {
             stream: self.stream.clone(),
             context: Rc::clone(&self.context),
+            has_fates: self.has_fates,
         }
     }
 }
 
 impl<'s, R: Clone + 'static> Blocks<'s, R> {
-    /// Keeps the records that satisfy `keep`; the others count as filtered in the ledger. For the
-    /// pipeline's main path; see [`Blocks::select`] for a side branch.
+    /// Records without fates.
+    pub(super) const fn new(
+        stream: StreamVec<'s, Time, Block<R>>,
+        context: Rc<WorkerContext>,
+    ) -> Self {
+        Self {
+            stream,
+            context,
+            has_fates: false,
+        }
+    }
+
+    /// # Panics
+    /// When the records have their fates already: `step` would give them others.
+    pub(super) fn assert_without_fates(&self, step: &str) {
+        assert!(!self.has_fates, "{step}: of records that have no fate yet");
+    }
+
+    /// Keeps the records that satisfy `keep`; the others count as filtered in the ledger, unless
+    /// they have their fates already. For the pipeline's main path; see [`Blocks::select`] for a side branch.
     #[must_use]
     pub fn filter(self, name: &str, keep: impl Fn(&R) -> bool + 'static) -> Self {
         self.retain(name, keep, Some(Fate::Filtered))
@@ -45,6 +66,7 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
 
     fn retain(self, name: &str, keep: impl Fn(&R) -> bool + 'static, fate: Option<Fate>) -> Self {
         let context = Rc::clone(&self.context);
+        let fate = fate.filter(|_| !self.has_fates);
         self.each_block(name, move |time, mut block| {
             let before = block.records.len();
             block.records.retain(|record| keep(&record.value));
@@ -86,7 +108,7 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
         name: &str,
         mut to: impl FnMut(Time, Block<R>) -> Block<S> + 'static,
     ) -> Blocks<'s, S> {
-        let context = self.context;
+        let (context, has_fates) = (self.context, self.has_fates);
         let stream = self
             .stream
             .unary::<CapacityContainerBuilder<Vec<Block<S>>>, _, _, _>(
@@ -103,7 +125,11 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
                     }
                 },
             );
-        Blocks { stream, context }
+        Blocks {
+            stream,
+            context,
+            has_fates,
+        }
     }
 
     /// All of `parts` in one stream; `None` when there is none.
@@ -111,9 +137,6 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
         let context = Rc::clone(&parts.first()?.context);
         let streams: Vec<_> = parts.into_iter().map(|part| part.stream).collect();
         let scope = streams.first()?.scope();
-        Some(Self {
-            stream: scope.concatenate(streams),
-            context,
-        })
+        Some(Self::new(scope.concatenate(streams), context))
     }
 }

@@ -192,6 +192,9 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
     /// Joins each record with the dimension rows of its own time. Records whose row is missing are
     /// counted, and `unmatched` says what becomes of them; the second result are the dead letters
     /// among them, with `show` as their bytes.
+    ///
+    /// # Panics
+    /// When the records have their fates already.
     pub fn enrich<K: DimValue, V: DimValue, S: Clone + 'static>(
         self,
         flow: &mut Flow<'s>,
@@ -200,6 +203,7 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
         join: impl Fn(&Catalog<'_, K, V>, &R) -> Enriched<S> + 'static,
         show: impl Fn(&S) -> Vec<u8> + 'static,
     ) -> Blocks<'s, S> {
+        self.assert_without_fates("enrich");
         let mut builder = OperatorBuilder::new("Enrich".to_owned(), self.stream.scope());
         let mut input = builder.new_input(self.stream, Pipeline);
         let (output, enriched) = builder.new_output::<Vec<Block<S>>>();
@@ -254,14 +258,9 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
                 }
             }
         });
-        flow.dead_letters.push(Blocks {
-            stream: dead,
-            context: Rc::clone(&context),
-        });
-        Blocks {
-            stream: enriched,
-            context,
-        }
+        flow.dead_letters
+            .push(Blocks::new(dead, Rc::clone(&context)));
+        Blocks::new(enriched, context)
     }
 }
 

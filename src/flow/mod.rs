@@ -10,8 +10,9 @@ pub use self::blocks::Blocks;
 pub use self::context::{Flow, FlowOptions, RunShared, WorkerContext};
 pub use self::enrich::{Catalog, DimStream, Enriched, Unmatched};
 pub use self::keep::{Keep, Part, Restored};
+pub use self::settle::{Deduplicated, Holdable};
 pub use self::tally::Tally;
-pub use self::windows::{WindowRow, Windows};
+pub use self::windows::{Key, WindowRow, Windows};
 
 mod block;
 mod blocks;
@@ -19,6 +20,7 @@ mod context;
 mod enrich;
 mod keep;
 mod output;
+mod settle;
 mod source;
 mod tally;
 mod windows;

@@ -65,12 +65,16 @@ impl<'s> Flow<'s> {
     }
 
     /// Sends records to the output `name` as the end of the main path: each counts as on time.
+    ///
+    /// # Panics
+    /// When the records have their fates already.
     pub fn main_output<R: Tabular + Clone + Wire>(
         &self,
         name: &'static str,
         layout: Layout,
         records: Blocks<'s, R>,
     ) {
+        records.assert_without_fates("main_output");
         let context = Rc::clone(&self.context);
         let counted = records.each_block("OnTime", move |time, block| {
             let count = block.records.len() as u64;

@@ -80,14 +80,9 @@ impl<'s> Flow<'s> {
             }
         });
         let context = &self.context;
-        self.dead_letters.push(Blocks {
-            stream: dead,
-            context: Rc::clone(context),
-        });
-        Blocks {
-            stream: records,
-            context: Rc::clone(context),
-        }
+        self.dead_letters
+            .push(Blocks::new(dead, Rc::clone(context)));
+        Blocks::new(records, Rc::clone(context))
     }
 }
 

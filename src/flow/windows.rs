@@ -29,7 +29,7 @@ use super::{Block, Blocks, Record};
 use crate::aggregate::Aggregate;
 use crate::epoch::EpochEntry;
 use crate::hash::shard_of;
-use crate::ledger::Fate;
+use crate::ledger::{Fate, Fates};
 use crate::rules::{self, Rule};
 use crate::time::{Epoch, EventTime, Time};
 use crate::window::{Assigner, Change, Late, Partial, WindowState};
@@ -64,7 +64,7 @@ pub struct Windows<'s, K: 'static, V: 'static, R: Clone + 'static> {
 
 impl<'s, R: Clone + 'static> Blocks<'s, R> {
     /// Groups the records by `key` and the run's windows, and aggregates them. The end of the main
-    /// path: each record gets its fate here.
+    /// path, where each record gets its fate, unless it has one already.
     pub fn window<K: Key, A: Aggregate<R>>(
         self,
         key: impl Fn(&R) -> K + 'static,
@@ -106,7 +106,10 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
         let mut late_output: OutputBuilder<_, CapacityContainerBuilder<_>> =
             OutputBuilder::from(late_output);
         let context = Rc::clone(&self.context);
-        context.main_ends.update(|ends| ends + 1);
+        let gives_fates = !self.has_fates;
+        if gives_fates {
+            context.main_ends.update(|ends| ends + 1);
+        }
         let mut epochs = EpochWatch::new(&context);
         builder.build(move |_| {
             move |frontiers| {
@@ -116,6 +119,10 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
                     let epoch = capability.time().epoch;
                     let blocks = containers.flat_map(|blocks| blocks.drain(..));
                     for block in blocks {
+                        if !gives_fates {
+                            assign_settled(&mut assigner, &key, &block);
+                            continue;
+                        }
                         let late = assign_block(&context, &mut assigner, &key, epoch, block);
                         if !late.records.is_empty() {
                             late_output.session(&capability).give(late);
@@ -126,19 +133,27 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
                         output.session(&capability).give_container(&mut partials);
                     }
                 });
-                while let Some(epoch) = epochs.take_complete(&frontiers[0]) {
+                while gives_fates && let Some(epoch) = epochs.take_complete(&frontiers[0]) {
                     context.close_ledger(epoch);
                 }
             }
         });
-        (
-            partials,
-            Blocks {
-                stream: late,
-                context: self.context,
-            },
-        )
+        (partials, Blocks::new(late, self.context))
     }
+}
+
+/// Folds records that have their fates: all are on time for the first of their windows.
+fn assign_settled<R: Clone, K: Key, A: Aggregate<R>>(
+    assigner: &mut Assigner<R, K, A>,
+    key: &impl Fn(&R) -> K,
+    block: &Block<R>,
+) {
+    let mut fates = Fates::default();
+    for record in &block.records {
+        let key = key(&record.value);
+        assigner.add(record.time, record.effect, key, &record.value, &mut fates);
+    }
+    debug_assert_eq!(fates.on_time, fates.decided(), "records that were admitted");
 }
 
 /// Gives each record of `block` its fate; returns those that are diverted.

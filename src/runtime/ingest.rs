@@ -25,7 +25,7 @@ use crate::host;
 use crate::ledger::{Fate, Fates};
 use crate::rules::{self, Rule};
 use crate::source::{FeedState, Inbox, Partition, RawBatch, RawRecord, SourceError};
-use crate::time::{Epoch, EventTime, Offset, PartitionId, Span};
+use crate::time::{Epoch, EventTime, Offset, PartitionId, Span, Zone};
 use crate::watermark::PartitionWatermark;
 
 /// A broker's answer counts as confirmation that it can be reached for so long.
@@ -53,6 +53,8 @@ pub struct IngestOptions {
     pub idle_after: Duration,
     /// How far ahead of the clock an event time may be.
     pub max_ahead: Span,
+    /// Where clocks show the times that come without an offset.
+    pub zone: Zone,
     /// How far partitions may run ahead of the slowest in event time.
     pub alignment: Span,
     /// Whether new partitions may be found while running.
@@ -651,6 +653,7 @@ impl<R> BatchWork<'_, R> {
             value,
             key: batch.key(record),
             record,
+            zone: &self.options.zone,
         })?;
         if let Decoded::Record(time, _) = &decoded {
             let reference = record.append_time.unwrap_or(self.opened_at);
@@ -696,6 +699,7 @@ mod tests {
             grain: Span(1),
             idle_after: Duration::ZERO,
             max_ahead: Span::minutes(5),
+            zone: Zone::UTC,
             alignment: Span::minutes(5),
             discovers: false,
             started_at: EventTime(0),

@@ -235,6 +235,7 @@ fn flow(shape: &Shape) -> FlowOptions {
             grain: Span(shape.grain),
             idle_after: Duration::from_millis(shape.idle_after_ms),
             max_ahead: Span::minutes(5),
+            zone: crate::time::Zone::UTC,
             alignment: Span(shape.alignment),
             discovers: true,
             started_at: crate::host::wall_clock(),

@@ -7,7 +7,7 @@ use crate::join::{DimError, DimTable};
 use crate::rows::Rows;
 use crate::sink::encode::Projection;
 #[cfg(feature = "parquet")]
-use crate::sink::encode::columnar::{Codec, ParquetEncoder};
+use crate::sink::encode::columnar::{Codec, ParquetEncoder, TimeUnit};
 use crate::sink::encode::csv::CsvEncoder;
 
 /// The file of a table: `cars.csv`.
@@ -143,7 +143,8 @@ pub(super) fn encode<W: Write + Send>(rows: &Rows, format: TableFormat, to: W) -
         }
         #[cfg(feature = "parquet")]
         TableFormat::Parquet => {
-            let mut encoder = ParquetEncoder::new(projection, Codec::default(), to)?;
+            let mut encoder =
+                ParquetEncoder::new(projection, TimeUnit::Millisecond, Codec::default(), to)?;
             (0..rows.len()).try_for_each(|row| encoder.row(rows, row))?;
             encoder.finish()
         }

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{EventTime, Span};
+use super::{EventTime, LocalTime, Span, Zone};
 
 /// Why a text is not a time or a duration.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -16,13 +16,21 @@ pub struct ParseTimeError(pub(crate) String);
 /// # Errors
 /// When `text` has another form, or names a day or a second that does not exist.
 pub fn parse_rfc3339(text: &[u8]) -> Result<EventTime, ParseTimeError> {
-    parse(text).ok_or_else(|| {
+    parse_time(text, &Zone::UTC)
+}
+
+/// As [`parse_rfc3339`], but a time without an offset is one that clocks in `zone` show.
+///
+/// # Errors
+/// As [`parse_rfc3339`].
+pub fn parse_time(text: &[u8], zone: &Zone) -> Result<EventTime, ParseTimeError> {
+    parse(text, zone).ok_or_else(|| {
         let shown = String::from_utf8_lossy(&text[..text.len().min(40)]);
         ParseTimeError(format!("not an RFC 3339 time: {shown:?}"))
     })
 }
 
-fn parse(text: &[u8]) -> Option<EventTime> {
+fn parse(text: &[u8], zone: &Zone) -> Option<EventTime> {
     if text.len() < 19 || !text.is_ascii() {
         return None;
     }
@@ -45,9 +53,12 @@ fn parse(text: &[u8]) -> Option<EventTime> {
     let second = second.min(59);
     let days = days_from_civil(year, month, day)?;
     let (millis, rest) = fraction(&text[19..])?;
-    let offset = zone_offset_seconds(rest)?;
-    let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second - offset;
-    Some(EventTime(seconds * 1000 + millis))
+    let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
+    let shown = seconds * 1000 + millis;
+    if rest.is_empty() {
+        return Some(zone.instant(LocalTime(shown)));
+    }
+    Some(EventTime(shown - offset_seconds(rest)? * 1000))
 }
 
 fn digits(text: &[u8]) -> Option<i64> {
@@ -76,9 +87,9 @@ fn fraction(text: &[u8]) -> Option<(i64, &[u8])> {
     Some((millis, rest))
 }
 
-fn zone_offset_seconds(text: &[u8]) -> Option<i64> {
+fn offset_seconds(text: &[u8]) -> Option<i64> {
     match text {
-        b"" | b"Z" | b"z" => Some(0),
+        b"Z" | b"z" => Some(0),
         [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] | [sign @ (b'+' | b'-'), h1, h2, m1, m2] => {
             let (hours, minutes) = (digits(&[*h1, *h2])?, digits(&[*m1, *m2])?);
             if hours > 23 || minutes > 59 {
@@ -93,7 +104,7 @@ fn zone_offset_seconds(text: &[u8]) -> Option<i64> {
 
 /// Days since 1970-01-01 in the proleptic Gregorian calendar (Hinnant, "chrono-Compatible Low-Level
 /// Date Algorithms"); `None` when there is no such day.
-fn days_from_civil(year: i64, month: i64, day: i64) -> Option<i64> {
+pub(super) fn days_from_civil(year: i64, month: i64, day: i64) -> Option<i64> {
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let length = match month {
         2 => 28 + i64::from(leap),
@@ -234,7 +245,7 @@ mod tests {
     use super::*;
 
     fn ms(text: &str) -> Option<i64> {
-        parse(text.as_bytes()).map(|time| time.0)
+        parse(text.as_bytes(), &Zone::UTC).map(|time| time.0)
     }
 
     #[test]
@@ -295,7 +306,7 @@ mod tests {
         fn written_times_are_read_back(millis in -62_135_596_800_000_i64..253_402_300_799_999) {
             let mut text = Vec::new();
             write_rfc3339(EventTime(millis), &mut text);
-            prop_assert_eq!(parse(&text), Some(EventTime(millis)));
+            prop_assert_eq!(parse(&text, &Zone::UTC), Some(EventTime(millis)));
         }
 
         #[test]
@@ -305,7 +316,7 @@ mod tests {
 
         #[test]
         fn nothing_panics(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
-            let _ = parse(&bytes);
+            let _ = parse(&bytes, &Zone::UTC);
         }
     }
 }

@@ -558,6 +558,7 @@ pub fn run_into(
         grain: Span(1),
         idle_after: knobs.idle_after,
         max_ahead: knobs.max_ahead,
+        zone: highwater::time::Zone::UTC,
         alignment: IngestOptions::alignment_for(knobs.window.size(), knobs.wait),
         discovers,
         started_at: highwater::runtime::control::wall_clock(),

@@ -1,7 +1,7 @@
 //! The messages of the cars pipeline: samples, and enriched samples, which alerts are as well.
 
 use highwater::decode::{
-    Decoded, Message, Reason, Rejection, Str, Text, event_time, inline_text, plain_zero, text, utf8,
+    Decoded, Message, Reason, Rejection, Str, Text, inline_text, plain_zero, text, utf8,
 };
 use highwater::rows::{Column, ColumnType, RowWriter, Rows, Tabular};
 use highwater::sink::encode::json::JsonEncoder;
@@ -115,9 +115,9 @@ struct Json<'a> {
 }
 
 impl Json<'_> {
-    fn sample(&self) -> Result<Sample, Rejection> {
+    fn sample(&self, message: &Message<'_>) -> Result<Sample, Rejection> {
         Ok(Sample {
-            event_time: event_time(text(&self.event_time), "event_time")?,
+            event_time: message.event_time(text(&self.event_time), "event_time")?,
             event_id: uuid(text(&self.event_id))?,
             car_id: car_id(self.car_id)?,
             speed: self.speed.map(plain_zero),
@@ -159,7 +159,7 @@ impl<'de> Deserialize<'de> for CarId {
 /// When the message is no JSON of this kind, or lacks its time or car.
 pub fn decode_sample(message: Message<'_>) -> Result<Decoded<Sample>, Rejection> {
     let json: Json<'_> = serde_json::from_str(utf8(message.value)?)?;
-    let sample = json.sample()?;
+    let sample = json.sample(&message)?;
     Ok(Decoded::Record(sample.event_time, sample))
 }
 
@@ -169,7 +169,7 @@ pub fn decode_sample(message: Message<'_>) -> Result<Decoded<Sample>, Rejection>
 /// As [`decode_sample`], and when a name is longer than 23 bytes.
 pub fn decode_enriched(message: Message<'_>) -> Result<Decoded<Enriched>, Rejection> {
     let json: Json<'_> = serde_json::from_str(utf8(message.value)?)?;
-    let sample = json.sample()?;
+    let sample = json.sample(&message)?;
     let driver_id = json.driver_id.map(|id| identity(id, "driver_id"));
     let enriched = Enriched {
         driver_id: driver_id.transpose()?,

@@ -1,7 +1,7 @@
 //! The messages of the factory pipeline: what a sensor has measured.
 
 use highwater::decode::{
-    Decoded, Message, Rejection, Str, Text, event_time, inline_text, plain_zero, text, utf8,
+    Decoded, Message, Rejection, Str, Text, inline_text, plain_zero, text, utf8,
 };
 use highwater::rows::{Column, ColumnType, RowWriter, Tabular};
 use highwater::time::EventTime;
@@ -68,7 +68,7 @@ struct ReadingJson<'a> {
 /// When the message is no JSON of this kind, or lacks its time.
 pub fn decode(message: Message<'_>) -> Result<Decoded<Reading>, Rejection> {
     let json: ReadingJson<'_> = serde_json::from_str(utf8(message.value)?)?;
-    let event_ts = event_time(text(&json.ts).or(text(&json.event_ts)), "ts")?;
+    let event_ts = message.event_time(text(&json.ts).or(text(&json.event_ts)), "ts")?;
     let reading = Reading {
         device_id: inline_text(&json.device_id, "device_id")?,
         event_ts,

@@ -9,6 +9,7 @@
 //! | `dims_places` | the same tables in a folder, a bucket, a database and topics |
 //! | [`factory`] | alerts, quarantine, quality and folders of Parquet |
 //! | [`fleet`] | what is kept, sliding metrics, bad input, kills; tables and lake |
+//! | `turnstile` | copies, counters, a lake of CSV |
 //! | [`bad_input`] | input that is broken, outputs that cannot be written |
 //! | `state` | jobs that are stopped, killed, started again, refused, replayed |
 //! | [`memory`] | memory does not grow with the input |
@@ -38,3 +39,5 @@ mod prometheus;
 mod state;
 #[allow(dead_code, reason = "tests/chaos uses the rest of it")]
 mod support;
+#[cfg(unix)]
+mod turnstile;

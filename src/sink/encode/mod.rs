@@ -52,9 +52,11 @@ impl Projection {
         }
     }
 
-    /// As [`Projection::table`], without the column whose value stands in the folder's name.
+    /// As [`Projection::table`], without columns that are not for files, and without the one whose
+    /// value stands in the folder's name.
     pub fn file(output: &OutputSpec) -> Self {
         let mut projection = Self::table(output);
+        projection.picked.retain(|&at| output.columns[at].in_files);
         if let Layout::Value(name) = output.layout {
             projection
                 .picked
@@ -214,6 +216,20 @@ pub(crate) mod sample {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_leave_out_what_is_not_for_them() {
+        let bound = Column::new("window_start", ColumnType::Timestamp).not_in_files();
+        let output = OutputSpec {
+            pipeline: "test",
+            name: "windows",
+            columns: vec![bound, Column::new("count", ColumnType::Int)].into(),
+            kind: OutputKind::Log,
+            layout: Layout::Flat,
+        };
+        assert_eq!(Projection::file(&output).picked, [1]);
+        assert_eq!(Projection::table(&output).picked, [0, 1]);
+    }
 
     #[test]
     fn base64_pads() {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`place`] | a folder in which commands are run, and what they leave |
 //! | [`naive`] | windows and ledger by a plain loop |
-//! | [`cars`], [`factory`], [`fleet`] | the rules of the pipelines, written a second time |
+//! | [`cars`], [`factory`], [`fleet`], [`turnstile`] | the rules of the pipelines, written a second time |
 //! | [`http`] | what a run shows over HTTP |
 //! | [`services`] | the servers that `dev/test` starts |
 
@@ -15,3 +15,4 @@ pub mod http;
 pub mod naive;
 pub mod place;
 pub mod services;
+pub mod turnstile;
