@@ -7,6 +7,7 @@
 //! | [`cars`] | windows, late records, ledger: the same for any number of workers, and right |
 //! | [`dims`] | dimension tables that change, and cars that are in none |
 //! | `dims_places` | the same tables in a folder, a bucket, a database and topics |
+//! | `delta` | tables of Delta Lake, as others read them |
 //! | [`factory`] | alerts, quarantine, quality and folders of Parquet |
 //! | [`fleet`] | what is kept, sliding metrics, bad input, kills; tables and lake |
 //! | `turnstile` | copies, counters, a lake of CSV |
@@ -23,6 +24,7 @@
 mod asleep;
 mod bad_input;
 mod cars;
+mod delta;
 mod dims;
 #[cfg(unix)]
 mod dims_places;
