@@ -38,7 +38,7 @@ impl Message<'_> {
     /// # Errors
     /// When there is none, or the text is no time.
     pub fn event_time(&self, text: Option<&str>, field: &str) -> Result<EventTime, Rejection> {
-        event_time_in(text, field, self.zone)
+        event_time(text, field, self.zone)
     }
 }
 
@@ -214,16 +214,7 @@ pub fn inline_text<const N: usize>(
     text(field).map_or(Ok(Text::EMPTY), |text| Text::field(text, name))
 }
 
-/// Reads the event time of a record; see [`Message::event_time`] where it may come without an
-/// offset.
-///
-/// # Errors
-/// When there is none, or the text is no time.
-pub fn event_time(text: Option<&str>, field: &str) -> Result<EventTime, Rejection> {
-    event_time_in(text, field, &Zone::UTC)
-}
-
-fn event_time_in(text: Option<&str>, field: &str, zone: &Zone) -> Result<EventTime, Rejection> {
+fn event_time(text: Option<&str>, field: &str, zone: &Zone) -> Result<EventTime, Rejection> {
     let text = text.ok_or_else(|| Rejection::new(Reason::NoTime, format!("{field} is missing")))?;
     parse_time(text.as_bytes(), zone)
         .map_err(|error| Rejection::new(Reason::NoTime, format!("{field}: {error}")))
@@ -381,9 +372,12 @@ mod tests {
 
     #[test]
     fn a_missing_time_and_a_wrong_one_are_told_apart() {
-        assert_eq!(event_time(None, "ts").unwrap_err().detail, "ts is missing");
+        assert_eq!(
+            event_time(None, "ts", &Zone::UTC).unwrap_err().detail,
+            "ts is missing"
+        );
         assert!(
-            event_time(Some("soon"), "ts")
+            event_time(Some("soon"), "ts", &Zone::UTC)
                 .unwrap_err()
                 .detail
                 .contains("soon")

@@ -128,7 +128,7 @@ fn usage_errors_have_code_2_and_say_what_was_meant() {
         ),
         (&["run", "cars", "-n", "2", "-p", "0"], "--hostfile"),
         (&["run", "cars", "-p", "0"], "-n N"),
-        (&["run", "cars", "--http=:8080"], "not in this version"),
+        (&["run", "cars", "--http=nowhere"], "HOST:PORT"),
         (&["run", "nexmark"], "not in this version"),
         (&["status"], "not in this version"),
         (&["lab", "check", "x"], "not in this version"),
@@ -323,7 +323,7 @@ fn a_bad_value_in_a_configuration_file_is_named_with_its_line() {
         ("to = 'windwos=null:'", "is windows meant?"),
         ("from = 'flie:x'", "did you mean file:PATH"),
         ("slide = '7ms'", "choose a slide"),
-        ("http = ':8080'", "--http: not in this version"),
+        ("http = 'nowhere'", "invalid value 'nowhere' for '--http"),
     ] {
         let text = format!("quiet = false\n\n# why\n{line}\nepoch = '1s'\n");
         std::fs::write(&config, text).expect("written");

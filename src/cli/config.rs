@@ -283,7 +283,11 @@ mod tests {
             pair.starts_with("job.toml: ") && pair.contains("--verbose"),
             "{pair}"
         );
-        assert!(error("http = \":8080\"").starts_with("job.toml:1: --http: not in this version"));
+        let nowhere = error("http = \"nowhere\"");
+        assert!(
+            nowhere.starts_with("job.toml:1: invalid value 'nowhere' for '--http"),
+            "{nowhere}"
+        );
     }
     #[test]
     fn what_is_found_wrong_later_has_its_line_as_well() {

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_are_known_with_their_values() {
+    fn what_is_planned_is_told_and_what_is_there_is_not() {
         assert!(
             hint("status")
                 .expect("planned")

@@ -7,7 +7,7 @@ use clap::{Arg, ArgGroup, ArgMatches, Command, value_parser};
 use super::flags::run_flags;
 use super::registry::{Common, PipelineEntry, WindowDefaults};
 use crate::aggregate::count;
-use crate::decode::{Decoded, Message, Rejection, event_time};
+use crate::decode::{Decoded, Message, Rejection};
 use crate::flow::Flow;
 use crate::rows::{Column, ColumnType, RowWriter, Tabular};
 use crate::runtime::Pipeline;
@@ -86,7 +86,7 @@ impl Pipeline for Count {
 
 fn decode(message: Message<'_>) -> Result<Decoded<Row>, Rejection> {
     let text = std::str::from_utf8(message.value).ok();
-    Ok(Decoded::Record(event_time(text, "time")?, Row::default()))
+    Ok(Decoded::Record(message.event_time(text, "time")?, Row::default()))
 }
 
 #[derive(Clone, Copy, Debug, Default)]

@@ -3,8 +3,8 @@
 use clap::ValueEnum;
 use highwater::aggregate::Fixed;
 use highwater::decode::{
-    Decoded, Message, Reason, Rejection, Str, Text, event_time, inline_text, nan_as_null,
-    plain_zero, text, utf8,
+    Decoded, Message, Reason, Rejection, Str, Text, inline_text, nan_as_null, plain_zero, text,
+    utf8,
 };
 use highwater::rows::{Column, ColumnType, RowWriter, Tabular};
 use highwater::time::EventTime;
@@ -141,9 +141,9 @@ struct TelemetryJson<'a> {
 }
 
 impl TelemetryJson<'_> {
-    fn telemetry(&self) -> Result<Telemetry, Rejection> {
+    fn telemetry(&self, message: &Message<'_>) -> Result<Telemetry, Rejection> {
         Ok(Telemetry {
-            timestamp: event_time(text(&self.timestamp), "timestamp")?,
+            timestamp: message.event_time(text(&self.timestamp), "timestamp")?,
             vehicle_id: known(inline_text(&self.vehicle_id, "vehicle_id")?)?,
             latitude: self.latitude.map(plain_zero),
             longitude: self.longitude.map(plain_zero),
@@ -194,10 +194,10 @@ fn speed(value: Option<f64>) -> Result<Option<f64>, Rejection> {
 pub fn decode(message: Message<'_>, nan: Nan) -> Result<Decoded<Telemetry>, Rejection> {
     let json = utf8(message.value)?;
     let telemetry = match serde_json::from_str::<TelemetryJson<'_>>(json) {
-        Ok(fields) => fields.telemetry()?,
+        Ok(fields) => fields.telemetry(&message)?,
         Err(error) => match nan_as_null(json, COORDINATES) {
             Some(mended) if nan == Nan::Null => {
-                serde_json::from_str::<TelemetryJson<'_>>(&mended)?.telemetry()?
+                serde_json::from_str::<TelemetryJson<'_>>(&mended)?.telemetry(&message)?
             }
             _ => return Err(error.into()),
         },
@@ -288,6 +288,7 @@ mod tests {
             value: json.as_bytes(),
             key: None,
             record: &record,
+            zone: &Zone::UTC,
         };
         decode(message, nan).map(|decoded| match decoded {
             Decoded::Record(time, telemetry) => {

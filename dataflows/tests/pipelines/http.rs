@@ -99,7 +99,7 @@ fn what_is_shown_is_what_the_report_says() {
          --state state --epoch 20ms --checkpoint 100ms --http {address} --report report.json \
          --to windows=ndjson:out.ndjson --to late=ndjson:late.ndjson"
     ));
-    let metrics = settled(&mut run, &[address.clone()], lines(&place));
+    let metrics = settled(&mut run, std::slice::from_ref(&address), lines(&place));
     let shown = &metrics[0];
     assert_eq!(shown.value("highwater_ready"), 1.0);
     assert_eq!(get(&address, "/readyz").expect("an answer").status, 200);

@@ -356,7 +356,7 @@ fn border_watermark(text: &mut Text, metrics: &Metrics, partitions: &Partitions,
         .unwrap_or(EventTime::MIN);
     text.gauge(
         "highwater_watermark_seconds",
-        "The watermark of the run, in event time since 1970: windows that end before it are closed.",
+        "The watermark of the run, in event time since 1970: windows that end by then are closed.",
     )
     .set_known(&[], seconds(watermark));
     text.gauge(
