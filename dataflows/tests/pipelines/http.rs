@@ -99,7 +99,12 @@ fn what_is_shown_is_what_the_report_says() {
          --state state --epoch 20ms --checkpoint 100ms --http {address} --report report.json \
          --to windows=ndjson:out.ndjson --to late=ndjson:late.ndjson"
     ));
-    let metrics = settled(&mut run, std::slice::from_ref(&address), lines(&place));
+    settled(&mut run, std::slice::from_ref(&address), lines(&place));
+    let metrics = run.until("a checkpoint is recorded", || {
+        let metrics = Metrics::of(&address)?;
+        let recorded = metrics.value("highwater_checkpoint_duration_seconds_count");
+        (recorded > 0.0).then(|| vec![metrics])
+    });
     let shown = &metrics[0];
     assert_eq!(shown.value("highwater_ready"), 1.0);
     assert_eq!(get(&address, "/readyz").expect("an answer").status, 200);
