@@ -169,15 +169,19 @@ fn each_process_shows_itself_and_the_first_one_the_run() {
          --epoch 50ms --http :{first} --report report.json \
          --to windows=ndjson:out.ndjson --to late=null:"
     ));
-    let metrics = settled(&mut run, &addresses, lines(&place));
+    settled(&mut run, &addresses, lines(&place));
     let rows = "highwater_output_rows_total{output=\"windows\"}";
     // What the other process counts is told with its heartbeats.
     let told = run.until("process 1 has said what it wrote", || {
-        let own = Metrics::of(&addresses[1])?;
-        let sinks =
-            metrics[0].sum("highwater_sink_rows_total") + own.sum("highwater_sink_rows_total");
-        let leads = Metrics::of(&addresses[0])?;
-        (leads.sum("highwater_output_rows_total") >= sinks).then_some([leads, own])
+        let (leads, own) = (Metrics::of(&addresses[0])?, Metrics::of(&addresses[1])?);
+        let sinks = [&leads, &own].map(|it| it.sum("highwater_sink_rows_total"));
+        let outputs = ["windows", "late"].map(|output| {
+            leads.value(&format!(
+                "highwater_output_rows_total{{output=\"{output}\"}}"
+            ))
+        });
+        let is_told = outputs.iter().sum::<f64>() == sinks.iter().sum::<f64>();
+        is_told.then_some([leads, own])
     });
     assert!(told[0].value(rows) > 0.0);
     assert_eq!(
