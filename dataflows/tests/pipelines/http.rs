@@ -99,7 +99,12 @@ fn what_is_shown_is_what_the_report_says() {
          --state state --epoch 20ms --checkpoint 100ms --http {address} --report report.json \
          --to windows=ndjson:out.ndjson --to late=ndjson:late.ndjson"
     ));
-    let metrics = settled(&mut run, std::slice::from_ref(&address), lines(&place));
+    settled(&mut run, std::slice::from_ref(&address), lines(&place));
+    let metrics = run.until("a checkpoint is recorded", || {
+        let metrics = Metrics::of(&address)?;
+        let recorded = metrics.value("highwater_checkpoint_duration_seconds_count");
+        (recorded > 0.0).then(|| vec![metrics])
+    });
     let shown = &metrics[0];
     assert_eq!(shown.value("highwater_ready"), 1.0);
     assert_eq!(get(&address, "/readyz").expect("an answer").status, 200);
@@ -164,15 +169,19 @@ fn each_process_shows_itself_and_the_first_one_the_run() {
          --epoch 50ms --http :{first} --report report.json \
          --to windows=ndjson:out.ndjson --to late=null:"
     ));
-    let metrics = settled(&mut run, &addresses, lines(&place));
+    settled(&mut run, &addresses, lines(&place));
     let rows = "highwater_output_rows_total{output=\"windows\"}";
     // What the other process counts is told with its heartbeats.
     let told = run.until("process 1 has said what it wrote", || {
-        let own = Metrics::of(&addresses[1])?;
-        let sinks =
-            metrics[0].sum("highwater_sink_rows_total") + own.sum("highwater_sink_rows_total");
-        let leads = Metrics::of(&addresses[0])?;
-        (leads.sum("highwater_output_rows_total") >= sinks).then_some([leads, own])
+        let (leads, own) = (Metrics::of(&addresses[0])?, Metrics::of(&addresses[1])?);
+        let sinks = [&leads, &own].map(|it| it.sum("highwater_sink_rows_total"));
+        let outputs = ["windows", "late"].map(|output| {
+            leads.value(&format!(
+                "highwater_output_rows_total{{output=\"{output}\"}}"
+            ))
+        });
+        let is_told = outputs.iter().sum::<f64>() == sinks.iter().sum::<f64>();
+        is_told.then_some([leads, own])
     });
     assert!(told[0].value(rows) > 0.0);
     assert_eq!(
