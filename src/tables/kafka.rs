@@ -204,9 +204,11 @@ fn changes(
             messages.push(message(&key, None));
             known = &none;
         }
+        // Those behind the first that differs as well: of a key compaction keeps the last message,
+        // which must be the newest version.
         let new = versions
             .iter()
-            .filter(|(time, payload)| known.get(time) != Some(payload));
+            .skip_while(|(time, payload)| known.get(time) == Some(payload));
         messages.extend(new.map(|(_, payload)| message(&key, Some(payload.clone()))));
     }
     messages
@@ -314,6 +316,16 @@ mod tests {
             value: None,
         };
         assert_eq!(changes("t", &there, wanted), [deletion]);
+        // What compaction has removed comes again, and the newest version after it.
+        let compacted = versions(&[
+            message(1, "1", Some(NEW)),
+            message(2, "2", Some(r#"{"id":2}"#)),
+        ]);
+        let values: Vec<_> = changes("t", &compacted, there.clone())
+            .into_iter()
+            .map(|it| it.value)
+            .collect();
+        assert_eq!(values, [OLD, NEW].map(|it| Some(it.as_bytes().to_vec())));
         // Of the two versions one goes: the key is deleted, and the other written again.
         let mut wanted = there.clone();
         wanted.get_mut("1").expect("there").pop_first();
