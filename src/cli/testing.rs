@@ -86,7 +86,10 @@ impl Pipeline for Count {
 
 fn decode(message: Message<'_>) -> Result<Decoded<Row>, Rejection> {
     let text = std::str::from_utf8(message.value).ok();
-    Ok(Decoded::Record(message.event_time(text, "time")?, Row::default()))
+    Ok(Decoded::Record(
+        message.event_time(text, "time")?,
+        Row::default(),
+    ))
 }
 
 #[derive(Clone, Copy, Debug, Default)]

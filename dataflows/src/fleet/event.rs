@@ -273,7 +273,7 @@ impl Tabular for Telemetry {
 #[cfg(test)]
 mod tests {
     use highwater::source::RawRecord;
-    use highwater::time::Offset;
+    use highwater::time::{Offset, Zone};
 
     use super::*;
 
