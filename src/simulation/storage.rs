@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use super::machine::pause;
 use super::world::{World, world};
 use crate::rules::{self, Rule};
+use crate::state::history::HISTORY;
 use crate::state::log::object_number;
 use crate::state::{LogObject, Put, Storage, StorageError};
 
@@ -78,7 +79,7 @@ impl World {
     }
 
     fn put(&mut self, name: &str, bytes: &[u8]) -> Put {
-        if object_number(name).is_none() {
+        if object_number(name).is_none() && !name.starts_with(HISTORY) {
             self.named_once(name, bytes);
         }
         if self.objects.contains_key(name) && rules::on(Rule::PutIfAbsent) {
@@ -93,7 +94,8 @@ impl World {
         Put::Written
     }
 
-    /// But for the log's numbers, at which runs compete, a name stands for the same bytes for ever.
+    /// But for the log's numbers, at which runs compete, and chunks of history, which may hold more
+    /// or fewer of the objects between the same epochs, a name stands for the same bytes for ever.
     fn named_once(&mut self, name: &str, bytes: &[u8]) {
         let mut hasher = DefaultHasher::new();
         bytes.hash(&mut hasher);

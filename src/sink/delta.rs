@@ -6,16 +6,16 @@
 //! revised: an entry only ever adds files.
 //!
 //! **With a state** each entry also holds the transaction of the job and this sink, whose version
-//! is the checkpoint's epoch (see [`commit`]). **Without one** entries have no transaction.
+//! is the checkpoint's epoch (see `commit`). **Without one** entries have no transaction.
 //!
 //! There is one shard, since a table has one log.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`actions`] | what entries consist of |
-//! | [`table`] | the log: entries, checkpoints, the table that they tell of |
-//! | [`commit`] | whose table it is; each epoch's files once |
-//! | [`schema`] | columns, folders, statistics |
+//! | `actions` | what entries consist of |
+//! | `table` | the log: entries, checkpoints, the table that they tell of |
+//! | `commit` | whose table it is; each epoch's files once |
+//! | `schema` | columns, folders, statistics |
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -74,9 +74,9 @@ impl Store for Folder {
 
 impl Folder {
     /// Writes `bytes` to a file under `.staging/`.
-    fn draft(&self, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+    fn draft(&self, bytes: &[u8]) -> io::Result<PathBuf> {
         fs::create_dir_all(&self.staging)?;
-        let draft = self.staging.join(format!("{name}.{}.tmp", Uuid::new_v4()));
+        let draft = self.staging.join(format!("{}.tmp", Uuid::new_v4()));
         let mut file = File::create_new(&draft)?;
         file.write_all(bytes)?;
         file.sync_all()?;
@@ -84,11 +84,13 @@ impl Folder {
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> io::Result<bool> {
-        let draft = self.draft(name, bytes)?;
-        let outcome = link_new(&draft, &self.root.join(name));
+        let target = self.root.join(name);
+        make_folders(&self.root, parent(&target))?;
+        let draft = self.draft(bytes)?;
+        let outcome = link_new(&draft, &target);
         let _ = fs::remove_file(&draft);
         match outcome {
-            Ok(()) => sync_folder(&self.root).map(|()| true),
+            Ok(()) => sync_folder(parent(&target)).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
         }
@@ -137,9 +139,11 @@ impl FilePlace for Folder {
     }
 
     fn replace(&mut self, name: &str, bytes: &[u8]) -> Result<(), SinkError> {
-        self.draft(name, bytes)
-            .and_then(|draft| fs::rename(draft, self.root.join(name)))
-            .and_then(|()| sync_folder(&self.root))
+        let target = self.root.join(name);
+        make_folders(&self.root, parent(&target))
+            .and_then(|()| self.draft(bytes))
+            .and_then(|draft| fs::rename(draft, &target))
+            .and_then(|()| sync_folder(parent(&target)))
             .map_err(self.failed(name))
     }
 

@@ -24,7 +24,9 @@ def main():
     history = table.history()
     rows = table.to_pyarrow_dataset().to_table()
     # By a second reader of the table's columns: DuckDB scans what delta-rs has found.
-    counted = duckdb.sql("SELECT count(*) FROM rows").fetchone()[0]
+    database = duckdb.connect()
+    database.register("found", rows)
+    counted = database.execute("SELECT count(*) FROM found").fetchall()[0][0]
     lines = sorted(json.dumps(row, default=str, sort_keys=True) for row in rows.to_pylist())
     assert counted == len(lines)
     sys.stdout.writelines(line + "\n" for line in lines)
