@@ -238,6 +238,10 @@ impl Store for Recording {
         self.store.describe()
     }
 
+    fn name_there(&self, name: &str) -> String {
+        self.store.name_there(name)
+    }
+
     fn publish(&mut self, staged: &Path, name: &str) -> Result<(), SinkError> {
         let failed = |error: &dyn std::fmt::Display| SinkError::Write {
             target: staged.display().to_string(),
@@ -247,12 +251,13 @@ impl Store for Recording {
         let stats = schema::stats(staged).map_err(|error| failed(&error))?;
         self.store.publish(staged, name)?;
         self.published.push(Add {
-            path: schema::uri(name),
+            path: schema::uri(&self.store.name_there(name)),
             partition_values: schema::partition_values(name),
             size: size.len() as i64,
             modification_time: host::wall_clock().0,
             data_change: true,
             stats: Some(stats),
+            tags: None,
         });
         Ok(())
     }

@@ -316,6 +316,11 @@ impl Store for BucketStore {
         self.bucket.client.name.clone()
     }
 
+    fn name_there(&self, name: &str) -> String {
+        let client = &self.bucket.client;
+        client.name_of(&client.key(name)).to_owned()
+    }
+
     fn publish(&mut self, staged: &Path, name: &str) -> Result<(), SinkError> {
         let client = &self.bucket.client;
         let key = client.key(name);

@@ -42,6 +42,8 @@ pub(super) struct MetaData {
     pub(super) id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) description: Option<String>,
     pub(super) format: Format,
     /// JSON.
     pub(super) schema_string: String,
@@ -93,6 +95,9 @@ pub(super) struct Add {
     /// JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) stats: Option<String>,
+    /// What other writers note of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) tags: Option<BTreeMap<String, Option<String>>>,
 }
 
 /// A data file no longer belongs to the table. Its bytes stay, for readers of older versions.
@@ -202,6 +207,7 @@ mod tests {
             modification_time: 6,
             data_change: true,
             stats: None,
+            tags: None,
         };
         let txn = Txn {
             app_id: "a".to_owned(),

@@ -66,6 +66,7 @@ fn schema() -> SchemaRef {
     let meta_data = structure(vec![
         text("id"),
         text("name"),
+        text("description"),
         Field::new("format", format, true),
         text("schemaString"),
         texts("partitionColumns"),
@@ -80,6 +81,7 @@ fn schema() -> SchemaRef {
         int64("modificationTime"),
         flag("dataChange"),
         text("stats"),
+        map("tags"),
     ]);
     let remove = structure(vec![
         text("path"),
@@ -135,6 +137,7 @@ mod tests {
         let meta_data = MetaData {
             id: "1".to_owned(),
             name: Some("alerts".to_owned()),
+            description: Some("what is odd".to_owned()),
             format: Format::default(),
             schema_string: "{\"type\":\"struct\"}".to_owned(),
             partition_columns: vec!["date".to_owned(), "hour".to_owned()],
@@ -173,6 +176,7 @@ mod tests {
                 modification_time: 8,
                 data_change: false,
                 stats: (number % 2 == 0).then(|| "{\"numRecords\":1}".to_owned()),
+                tags: (number % 3 == 0).then(|| [("a".to_owned(), None)].into()),
             };
             actions.push(add.into());
         }

@@ -5,6 +5,8 @@
 //! Who finds that version at or above its own epoch has been there before, be it by an answer that
 //! was lost, or as a run that has been succeeded: the files of an epoch are the same in any run.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::actions::{Action, Add, Format, MetaData, Remove, Txn};
@@ -20,6 +22,8 @@ use crate::time::{Epoch, Shard};
 pub(super) const SHARD: Shard = Shard(0);
 /// Where the table's configuration says which job writes to it.
 const OWNER: &str = "highwater.owner";
+/// ... and which output of it.
+const OUTPUT: &str = "highwater.output";
 
 /// What the table of an output must look like.
 pub(super) struct Shape {
@@ -30,22 +34,52 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    /// Of a new table.
     fn meta_data(&self, owner: Option<&Owner>) -> MetaData {
-        let owner = owner.and_then(|owner| serde_json::to_string(owner).ok());
-        let configuration = owner.map(|owner| (OWNER.to_owned(), Some(owner)));
-        MetaData {
+        let made = MetaData {
             id: host::new_id().to_string(),
             name: Some(self.output.to_owned()),
+            description: None,
             format: Format::default(),
             schema_string: self.schema.to_string(),
             partition_columns: self.partition_columns.clone(),
-            configuration: configuration.into_iter().collect(),
+            configuration: BTreeMap::new(),
             created_time: Some(host::wall_clock().0),
+        };
+        self.owned(made, owner)
+    }
+
+    /// The same table, which is `owner`'s from now on.
+    fn owned(&self, mut found: MetaData, owner: Option<&Owner>) -> MetaData {
+        if let Some(owner) = owner.and_then(|owner| serde_json::to_string(owner).ok()) {
+            let configuration = &mut found.configuration;
+            configuration.insert(OWNER.to_owned(), Some(owner));
+            configuration.insert(OUTPUT.to_owned(), Some(self.output.to_owned()));
+        }
+        found
+    }
+
+    /// Two outputs of a job do not go into one table.
+    fn check_output(&self, found: &MetaData, target: &str) -> Result<(), SinkError> {
+        match found.configuration.get(OUTPUT).and_then(Option::as_deref) {
+            Some(other) if other != self.output => Err(SinkError::Refused(format!(
+                "{target}: holds the output {other} of this job; choose another place for output {}",
+                self.output
+            ))),
+            _ => Ok(()),
         }
     }
 
     fn check(&self, found: &MetaData, target: &str) -> Result<(), SinkError> {
-        let theirs = serde_json::from_str(&found.schema_string).unwrap_or_default();
+        let theirs: serde_json::Value =
+            serde_json::from_str(&found.schema_string).unwrap_or_default();
+        if let Some(column) = stricter(&theirs, &self.schema) {
+            return Err(SinkError::Refused(format!(
+                "{target}: column {column} of the Delta table there has rules of its own (no nulls, \
+                 or invariants) that output {} does not keep; choose another place",
+                self.output
+            )));
+        }
         let (theirs, ours) = (columns_of(&theirs), columns_of(&self.schema));
         if theirs == ours && found.partition_columns == self.partition_columns {
             return Ok(());
@@ -61,6 +95,18 @@ impl Shape {
             self.partition_columns.join(", "),
         )))
     }
+}
+
+/// The first column of `theirs` that takes less than that of `ours` may give.
+fn stricter(theirs: &serde_json::Value, ours: &serde_json::Value) -> Option<String> {
+    let fields =
+        |schema: &serde_json::Value| schema["fields"].as_array().cloned().unwrap_or_default();
+    let mut pairs = fields(theirs).into_iter().zip(fields(ours));
+    let (found, _) = pairs.find(|(theirs, ours)| {
+        let no_nulls = theirs["nullable"] == false && ours["nullable"] != false;
+        no_nulls || !theirs["metadata"]["delta.invariants"].is_null()
+    })?;
+    Some(found["name"].to_string())
 }
 
 fn owner_of(found: &MetaData, target: &str) -> Result<Option<Owner>, SinkError> {
@@ -105,12 +151,15 @@ pub(super) fn prepare(
                 ))),
             };
         };
+        if owner.is_some_and(|owner| owner.job == job.job) {
+            shape.check_output(&found, target)?;
+        }
         match look(log, job, sink, target, owner)? {
             Beginning::GoesOn => return shape.check(&found, target),
             Beginning::Begins if owner == mine => return shape.check(&found, target),
             Beginning::Begins => {
                 shape.check(&found, target)?;
-                let actions = [shape.meta_data(mine.as_ref()).into()];
+                let actions = [shape.owned(found, mine.as_ref()).into()];
                 if log.append(&actions)? {
                     return Ok(());
                 }
@@ -276,8 +325,6 @@ impl Committer {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::super::table::tests::{Memory, open};
     use super::*;
     use crate::sink::SinkMark;
@@ -301,6 +348,7 @@ mod tests {
             modification_time: 2,
             data_change: true,
             stats: None,
+            tags: None,
         }
     }
 

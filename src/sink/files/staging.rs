@@ -29,6 +29,11 @@ pub(crate) trait Store: Send {
     /// The place, for people.
     fn describe(&self) -> String;
 
+    /// What a file that is published under `name` is really called there.
+    fn name_there(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
     /// Makes the staged file visible, whole and for good, under `name` (folders and file name,
     /// with slashes), and removes it from the staging folder. A file that is there already is
     /// never replaced: with equal bytes all is well, with others it is an error.
