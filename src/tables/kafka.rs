@@ -224,7 +224,8 @@ impl TablePlace for TopicsPlace {
         tables.iter().map(read).collect()
     }
 
-    /// All tables in one transaction: readers see the new rows of all of them at once.
+    /// All tables in one transaction: nobody ever sees a part of the rows for good. Who reads the
+    /// topics one after the other meanwhile sees the rest the next time.
     fn write(&self, tables: &[TableRows], options: &WriteOptions) -> Result<String, DimError> {
         let failed = |error: SinkError| DimError(error.to_string());
         let mut messages = Vec::new();

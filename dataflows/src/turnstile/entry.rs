@@ -67,6 +67,13 @@ impl PipelineEntry for TurnstileEntry {
                     .to_owned(),
             );
         }
+        if matches.get_one::<Span>("slide").is_some() {
+            return Err(
+                "--slide: turnstile's windows do not overlap, because a reading that is late for its \
+                 first window could not be told from its copies any more; leave --slide out"
+                    .to_owned(),
+            );
+        }
         let args = RunArgs::from_arg_matches(matches).map_err(|error| error.to_string())?;
         Ok(Arc::new(Turnstile {
             counters: args.counters,

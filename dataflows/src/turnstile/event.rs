@@ -226,7 +226,12 @@ fn date(text: &str) -> Option<Date> {
         (is_number && digits.contains(&part.len())).then(|| part.parse::<i64>().ok())?
     };
     let (month, day, year) = (part(&[2])?, part(&[2])?, part(&[2, 4])?);
-    let year = if year < 100 { 2000 + year } else { year };
+    let year = match year {
+        0..100 => 2000 + year,
+        // Four digits with zeros in front are no year of a turnstile.
+        100..1000 => return None,
+        _ => year,
+    };
     parts
         .next()
         .is_none()
