@@ -104,10 +104,16 @@ impl LogWriter {
             Some(found) if found.nonce != self.nonce => {
                 Err(LogWriteError::Fenced { run: found.run })
             }
-            // Neither can be while the rules are kept: takeovers are never deleted.
-            _ => Err(self
+            Some(_) => Err(self
                 .refused(&format!("{name} is not what was put there"))
                 .into()),
+            // An answer was lost, and what was put is deleted again: only a newer run does that.
+            None => match highest(&*self.storage)? {
+                Some((_, newest)) if newest.nonce != self.nonce => {
+                    Err(LogWriteError::Fenced { run: newest.run })
+                }
+                _ => Err(self.refused(&format!("{name} is gone")).into()),
+            },
         }
     }
 
