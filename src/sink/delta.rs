@@ -44,8 +44,6 @@ mod table;
 
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// How often a wait looks whether the run was aborted.
-const TICK: Duration = Duration::from_millis(50);
 
 /// What `delta:` means.
 #[derive(Clone, Debug)]
@@ -199,7 +197,6 @@ impl SinkFactory for DeltaFactory {
             committer: Committer::open(log, &target, job)?,
             written: Written::default(),
             last: Epoch(0),
-            keeps_state: job.is_some(),
         }))
     }
 
@@ -280,7 +277,7 @@ impl Patient {
                 Err(SinkError::Unreachable { target, reason }) => {
                     let status = format!("{target} does not answer: {reason}");
                     self.context.set_status(Some(status));
-                    self.wait(pause)?;
+                    self.context.pause(pause)?;
                     pause = (2 * pause).min(LONGEST_WAIT);
                 }
                 outcome => {
@@ -291,18 +288,6 @@ impl Patient {
                 }
             }
         }
-    }
-
-    fn wait(&self, mut left: Duration) -> Result<(), SinkError> {
-        while !left.is_zero() {
-            if self.context.is_aborted() {
-                return Err(SinkError::Aborted);
-            }
-            let step = left.min(TICK);
-            std::thread::sleep(step);
-            left -= step;
-        }
-        Ok(())
     }
 }
 
@@ -315,7 +300,7 @@ impl FilePlace for Patient {
         let is_new = self.again(|place| place.put_new(name, bytes))?;
         if !is_new && self.read(name)?.is_none() {
             // Another put of this name is under way, and may yet fail.
-            self.wait(FIRST_WAIT)?;
+            self.context.pause(FIRST_WAIT)?;
         }
         Ok(is_new)
     }
@@ -340,7 +325,6 @@ struct DeltaSink {
     /// What was published and is not in the table yet.
     written: Written,
     last: Epoch,
-    keeps_state: bool,
 }
 
 impl DeltaSink {
@@ -376,7 +360,7 @@ impl Sink for DeltaSink {
 
     fn close(&mut self) -> Result<Written, SinkError> {
         self.written += self.files.close()?;
-        if self.keeps_state {
+        if self.committer.has_job() {
             // The last epoch of a run is a checkpoint: nothing is left.
             return Ok(Written::default());
         }

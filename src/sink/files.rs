@@ -43,7 +43,7 @@ use crate::time::{Epoch, Shard};
 
 pub(crate) use self::staging::{Store, taken};
 
-mod names;
+pub(super) mod names;
 mod records;
 mod staging;
 #[cfg(test)]

@@ -22,6 +22,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -55,6 +56,9 @@ pub(crate) use self::folder::{make_folders, parent, sync_folder};
 pub use self::job::{JobContext, JobId, NewestRun, RunNumber, SinkMark, sink_id};
 pub use self::thread::{SinkEvent, SinkThread};
 pub use self::uri::{SinkOptions, mask_secrets, parse_sink};
+
+/// How often a sink that waits looks whether the run is over.
+const ABORT_CHECK: Duration = Duration::from_millis(50);
 
 /// What a sink has to know about an output.
 #[derive(Clone, Debug)]
@@ -283,6 +287,24 @@ impl SinkContext {
     /// Whether the run is over and a retry is pointless.
     pub fn is_aborted(&self) -> bool {
         self.abort.load(Ordering::Relaxed)
+    }
+
+    /// Waits for so long, unless the run is over before that.
+    ///
+    /// # Errors
+    /// [`SinkError::Aborted`] when it is.
+    pub fn pause(&self, how_long: Duration) -> Result<(), SinkError> {
+        let end = Instant::now() + how_long;
+        loop {
+            if self.is_aborted() {
+                return Err(SinkError::Aborted);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(ABORT_CHECK));
+        }
     }
 
     /// Tells people what the sink waits for (or, with `None`, that it no longer does).

@@ -11,7 +11,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::commit::lines::{LineCommitter, LineFile};
 use super::commit::owner::{Owner, beginning, read_owner, write_owner};
@@ -31,8 +31,6 @@ use crate::time::{Epoch, Shard};
 /// How long a run waits at first for one that still has the file, and at most between two looks.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// How often a wait looks whether the run was aborted.
-const TICK: Duration = Duration::from_millis(50);
 
 /// What `ndjson:` means.
 #[derive(Clone, Debug)]
@@ -358,14 +356,7 @@ impl LineFile for JobFile {
         let pause = self.waited.map_or(FIRST_WAIT, |last| last * 2);
         let pause = pause.min(LONGEST_WAIT);
         self.waited = Some(pause);
-        let end = Instant::now() + pause;
-        while Instant::now() < end {
-            if self.context.is_aborted() {
-                return Err(SinkError::Aborted);
-            }
-            std::thread::sleep(TICK);
-        }
-        Ok(())
+        self.context.pause(pause)
     }
 
     fn owner(&mut self) -> Result<Option<Owner>, SinkError> {
@@ -622,7 +613,7 @@ mod tests {
                 break status;
             }
             assert!(!restart.is_finished());
-            std::thread::sleep(TICK);
+            std::thread::sleep(Duration::from_millis(20));
         };
         assert!(status.contains("out.ndjson"), "{status}");
         assert!(status.contains("run 1 of job"), "{status}");

@@ -25,8 +25,6 @@ use crate::s3::{Client, chain, is_passing};
 const PART_BYTES: usize = 32 << 20;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// How often a sink that waits looks whether the run was aborted.
-const ABORT_CHECK: Duration = Duration::from_millis(100);
 
 /// What the names of folders begin with in which files are written first. Beside each lies a lock.
 const STAGING: &str = "highwater-staging-";
@@ -292,19 +290,6 @@ impl BucketStore {
             Err(error) => Err(error),
         }
     }
-
-    fn wait(&self, how_long: Duration) -> Result<(), SinkError> {
-        let mut left = how_long;
-        while !left.is_zero() {
-            if self.context.is_aborted() {
-                return Err(SinkError::Aborted);
-            }
-            let step = left.min(ABORT_CHECK);
-            std::thread::sleep(step);
-            left -= step;
-        }
-        Ok(())
-    }
 }
 
 impl Store for BucketStore {
@@ -333,14 +318,14 @@ impl Store for BucketStore {
                     return Err(taken(&format!("{}/{name}", client.name)));
                 }
                 Err(PutError::UnderWay) => {
-                    self.wait(pause)?;
+                    self.context.pause(pause)?;
                     pause = (2 * pause).min(LONGEST_WAIT);
                 }
                 Err(PutError::Store(error)) if is_passing(&error) => {
                     let why = chain(&error);
                     let status = format!("{} does not answer: {why}", client.name);
                     self.context.set_status(Some(status));
-                    self.wait(pause)?;
+                    self.context.pause(pause)?;
                     pause = (2 * pause).min(LONGEST_WAIT);
                 }
                 Err(PutError::Store(error)) => return Err(client.failed(&error).into()),

@@ -59,18 +59,19 @@ impl PipelineEntry for TurnstileEntry {
         if common.dims.is_some() {
             return Err("turnstile has no dimension tables: leave --dims out".to_owned());
         }
-        let keep = matches.get_one::<Span>("keep");
-        if keep.is_some_and(|keep| *keep > Span::ZERO) {
+        let span = |id| matches.get_one::<Span>(id).copied();
+        if span("keep").is_some_and(|keep| keep > Span::ZERO) {
             return Err(
                 "--keep: turnstile takes nothing in after a window has ended, because duplicates are \
                  known until then; use a longer --wait"
                     .to_owned(),
             );
         }
-        if matches.get_one::<Span>("slide").is_some() {
+        let size = span("window").unwrap_or(self.defaults().size);
+        if span("slide").is_some_and(|slide| slide < size) {
             return Err(
                 "--slide: turnstile's windows do not overlap, because a reading that is late for its \
-                 first window could not be told from its copies any more; leave --slide out"
+                 first window could not be told from its copies any more; let --slide be as long as --window"
                     .to_owned(),
             );
         }

@@ -1,9 +1,8 @@
 //! Tables of Delta Lake, read by others: delta-rs and `DuckDB`.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
+use crate::state::newest_checkpoint;
 use crate::support::cars::generated;
 use crate::support::place::{Done, Place};
 use crate::support::services::{given, python, root, s3, unique};
@@ -60,9 +59,12 @@ fn assert_table(place: &Place, lake: &str, more: &[&str]) {
 #[ignore = "needs python: run dev/test"]
 fn oracle_a_table_holds_what_files_hold_after_any_kills() {
     let place = generated(EVENTS);
-    for (turn, workers) in [2, 1, 3, 2, 4, 1].into_iter().enumerate() {
-        let running = place.start(&run("lake", &format!("--drain -w {workers}")));
-        std::thread::sleep(Duration::from_millis(60 + 45 * turn as u64));
+    for (workers, checkpoints) in [(2, 1), (1, 3), (3, 2), (2, 5), (4, 1), (1, 2)] {
+        let mut running = place.start(&run("lake", &format!("--follow -w {workers}")));
+        let known = newest_checkpoint(&place);
+        running.until("more checkpoints", || {
+            (newest_checkpoint(&place) >= known + checkpoints).then_some(())
+        });
         running.kill();
     }
     place.ok(&run("lake", "--drain -w 2"));

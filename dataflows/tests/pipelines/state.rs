@@ -190,7 +190,7 @@ fn kill_after_checkpoints(place: &Place, more: &str, checkpoints: &[u64]) {
 }
 
 /// The number in the name of the last object of a checkpoint; 0 without one.
-fn newest_checkpoint(place: &Place) -> u64 {
+pub fn newest_checkpoint(place: &Place) -> u64 {
     let files = place.files("state/checkpoint");
     let numbers = files
         .iter()

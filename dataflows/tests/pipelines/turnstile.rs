@@ -245,6 +245,17 @@ fn flags_that_make_no_sense_are_refused() {
         error.contains("--keep") && error.contains("--wait"),
         "{error}"
     );
+    for overlapping in ["--slide 1m", "--window 1h --slide 30m"] {
+        let error = place
+            .run(&format!("run turnstile {overlapping}"))
+            .failed_with(2);
+        assert!(error.contains("do not overlap"), "{error}");
+    }
+    for tumbling in ["--slide 5m", "--window 1m --slide 1m"] {
+        place.ok(&format!(
+            "run turnstile --quiet --events 10 --speed max {tumbling}"
+        ));
+    }
     let error = place
         .run("run turnstile --time-zone Mars/Olympus")
         .failed_with(2);

@@ -265,6 +265,11 @@ impl Committer {
         Ok(committer)
     }
 
+    /// Whether entries have transactions.
+    pub(super) const fn has_job(&self) -> bool {
+        self.job.is_some()
+    }
+
     /// The last epoch whose files are in the table.
     pub(super) fn committed(&self) -> Option<Epoch> {
         let (_, app_id) = self.job.as_ref()?;

@@ -11,11 +11,9 @@ use serde_json::{Map, Value, json};
 
 use crate::rows::ColumnType;
 use crate::sink::encode::Projection;
+use crate::sink::files::names::{NULL_FOLDER, unescape};
 use crate::sink::{Layout, OutputSpec, SinkError};
 use crate::time::EventTime;
-
-/// The folder value that stands for null.
-const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// The columns that the folders of `output` stand for, with their types.
 fn partition_fields(output: &OutputSpec) -> Vec<(&'static str, &'static str)> {
@@ -105,27 +103,6 @@ pub(super) fn partition_values(name: &str) -> BTreeMap<String, Option<String>> {
             (column.to_owned(), value)
         })
         .collect()
-}
-
-/// Undoes what the names of folders do to special characters: `%` and two digits.
-fn unescape(value: &str) -> String {
-    let bytes = value.as_bytes();
-    let (mut out, mut at) = (Vec::new(), 0);
-    while at < bytes.len() {
-        let digits = value.get(at + 1..at + 3);
-        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match (bytes[at], byte) {
-            (b'%', Some(byte)) => {
-                out.push(byte);
-                at += 3;
-            }
-            (other, _) => {
-                out.push(other);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// The name of a data file as a URI, relative to the table.

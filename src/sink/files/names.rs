@@ -6,7 +6,7 @@ use crate::sink::{Layout, OutputSpec, RunNumber, SinkError};
 use crate::time::{Epoch, EventTime, Shard};
 
 /// The folder value that readers of partitioned folders take for null.
-const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
+pub(in crate::sink) const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
 pub(super) const HOUR_MS: i64 = 3_600_000;
 
 /// Names of published and staged files.
@@ -217,6 +217,28 @@ fn escape(value: &str) -> String {
         }
     }
     out
+}
+
+/// Undoes [`escape`].
+#[cfg(feature = "parquet")]
+pub(in crate::sink) fn unescape(value: &str) -> String {
+    let bytes = value.as_bytes();
+    let (mut out, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        let digits = value.get(at + 1..at + 3);
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match (bytes[at], byte) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                at += 3;
+            }
+            (other, _) => {
+                out.push(other);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]

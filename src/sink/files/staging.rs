@@ -30,6 +30,7 @@ pub(crate) trait Store: Send {
     fn describe(&self) -> String;
 
     /// What a file that is published under `name` is really called there.
+    #[cfg(feature = "parquet")]
     fn name_there(&self, name: &str) -> String {
         name.to_owned()
     }

@@ -206,7 +206,8 @@ impl<P> Session<P> {
         let status = format!("{}: {}; retrying", self.place.target(), trouble.reason());
         self.context.set_status(Some(status));
         let doublings = (self.failures - 1).min(16);
-        self.wait((FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE))
+        let pause = (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE);
+        self.context.pause(pause)
     }
 
     /// What was asked for is done: failures on the way no longer count.
@@ -214,17 +215,6 @@ impl<P> Session<P> {
         if std::mem::take(&mut self.failures) > 0 {
             self.context.set_status(None);
         }
-    }
-
-    fn wait(&self, pause: Duration) -> Result<(), SinkError> {
-        let end = Instant::now() + pause;
-        while Instant::now() < end {
-            if self.context.is_aborted() {
-                return Err(SinkError::Aborted);
-            }
-            thread::sleep(TICK);
-        }
-        Ok(())
     }
 }
 
