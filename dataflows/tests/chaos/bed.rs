@@ -104,6 +104,8 @@ pub struct Bed {
     pub outputs: Vec<Output>,
     /// More flags of every run of the disturbed job.
     pub flags: String,
+    /// How often it commits and writes its state.
+    pub pace: &'static str,
     pub state: String,
     kafka: Held,
     postgres: Held,
@@ -196,6 +198,7 @@ impl Bed {
             pipeline,
             outputs: outputs.to_vec(),
             flags: String::new(),
+            pace: "--epoch 40ms --checkpoint 300ms",
             state,
             kafka,
             postgres,
@@ -323,10 +326,8 @@ impl Bed {
     }
 
     fn kept_line(&self, workers: u64, more: &str) -> String {
-        let (state, flags) = (&self.state, &self.flags);
-        let more = format!(
-            "--state {state} --connect-timeout 60s --epoch 40ms --checkpoint 300ms {flags} {more}"
-        );
+        let (state, pace, flags) = (&self.state, self.pace, &self.flags);
+        let more = format!("--state {state} --connect-timeout 60s {pace} {flags} {more}");
         self.line(KEPT, workers, &more)
     }
 
