@@ -347,8 +347,7 @@ fn follow(
         }
         (None, None) => {}
     }
-    // Nothing is to be claimed any more, but each host needs its folders.
-    prepare_sinks(outputs, sinks, work.partitions as usize, None)?;
+    prepare_host(outputs, sinks)?;
     let (kept, job) = found.map_or((None, None), |(state, found)| {
         let kept = Kept {
             store: StoreOptions {
@@ -462,6 +461,19 @@ fn prepare_sinks(
     Ok(())
 }
 
+/// Makes what is missing on this host: the targets are prepared by process 0.
+fn prepare_host(outputs: &[OutputSpec], sinks: &Sinks) -> Result<(), RunError> {
+    for output in outputs {
+        for factory in sinks.get(output.name).into_iter().flatten() {
+            factory.prepare_host().map_err(|error| RunError::Sink {
+                output: output.name,
+                error,
+            })?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether `job` may have those of its outputs that it has not begun.
 fn check_free(outputs: &[OutputSpec], sinks: &Sinks, job: &JobContext) -> Result<(), RunError> {
     if job.replace_output {
@@ -513,7 +525,6 @@ impl Beginning {
         let job = self.job.as_deref();
         Work {
             resume: self.resume.clone(),
-            partitions: self.partitions.len() as u32,
             run_label,
             loads,
             job: job.map(|job| processes::job_part(job, manifest)),

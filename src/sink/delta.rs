@@ -149,6 +149,10 @@ impl SinkFactory for DeltaFactory {
         commit::prepare(&mut log, &shape, &target, job)
     }
 
+    fn prepare_host(&self) -> Result<(), SinkError> {
+        self.files.prepare_host()
+    }
+
     fn check_free(&self, output: &OutputSpec, job: &JobContext) -> Result<(), SinkError> {
         let Some(log) = self.look()? else {
             return Ok(());

@@ -57,6 +57,10 @@ impl SinkFactory for Detachable {
         self.target.prepare(output, partitions, job)
     }
 
+    fn prepare_host(&self) -> Result<(), SinkError> {
+        self.target.prepare_host()
+    }
+
     fn open(
         &self,
         output: &OutputSpec,

@@ -175,6 +175,15 @@ pub trait SinkFactory: Send + Sync {
         job: Option<&JobContext>,
     ) -> Result<(), SinkError>;
 
+    /// Makes what is missing on this host alone (folders), in a process to which another one has
+    /// said that the targets are prepared.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn prepare_host(&self) -> Result<(), SinkError> {
+        Ok(())
+    }
+
     /// Checks whether `job`, to which the target is new, may have it, and changes nothing: asked
     /// before the run that goes on, or an earlier job in the same state, is ended for it.
     ///

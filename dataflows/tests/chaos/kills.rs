@@ -44,6 +44,29 @@ const FLEET: &[Output] = &[
     Output::new("windows", Sink::CsvFolder),
     Output::new("late", Sink::CsvBucket),
     Output::new("dead-letters", Sink::Postgres),
+    Output::new("kept", Sink::DeltaBucket),
+    Output::new("windows", Sink::DeltaFolder),
+];
+
+/// All outputs of the cars, each kind of sink for windows and for records.
+const CARS: &[Output] = &[
+    Output::new("windows", Sink::Postgres),
+    Output::new("windows", Sink::Ndjson),
+    Output::new("windows", Sink::Kafka),
+    Output::new("windows", Sink::CsvBucket),
+    Output::new("windows", Sink::ParquetFolder),
+    Output::new("windows", Sink::DeltaBucket),
+    Output::new("enriched", Sink::Postgres),
+    Output::new("enriched", Sink::Kafka),
+    Output::new("enriched", Sink::ParquetBucket),
+    Output::new("enriched", Sink::DeltaFolder),
+    Output::new("alerts", Sink::Kafka),
+    Output::new("alerts", Sink::Ndjson),
+    Output::new("alerts", Sink::CsvFolder),
+    Output::new("alerts", Sink::DeltaBucket),
+    Output::new("late", Sink::Postgres),
+    Output::new("late", Sink::DeltaFolder),
+    Output::new("dead-letters", Sink::Postgres),
 ];
 
 #[test]
@@ -59,13 +82,25 @@ fn kafka_postgres_s3_killed_at_random_moments() {
 }
 
 #[test]
-#[ignore = "needs kafka, postgres and s3: run dev/test"]
-fn kafka_postgres_s3_fleet_killed_at_random_moments() {
+#[ignore = "needs kafka, postgres, s3 and python: run dev/test"]
+fn kafka_postgres_s3_oracle_fleet_killed_at_random_moments() {
     let mut bed = Bed::new(
         "fleet_killed_at_random_moments",
         Pipeline::Fleet,
         Victims::Nobody,
         FLEET,
+    );
+    kill_at_random_moments(&mut bed, number("HIGHWATER_CHAOS_KILLS").unwrap_or(5));
+}
+
+#[test]
+#[ignore = "needs kafka, postgres, s3 and python: run dev/test"]
+fn kafka_postgres_s3_oracle_cars_killed_at_random_moments() {
+    let mut bed = Bed::new(
+        "cars_killed_at_random_moments",
+        Pipeline::Cars,
+        Victims::Nobody,
+        CARS,
     );
     kill_at_random_moments(&mut bed, number("HIGHWATER_CHAOS_KILLS").unwrap_or(5));
 }

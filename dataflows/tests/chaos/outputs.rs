@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::support::place::{Place, finish};
-use crate::support::services::given;
+use crate::support::services::{bucket_keys, delta_table, given};
 
 /// Where an output goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub enum Sink {
     ParquetFolder,
     CsvBucket,
     ParquetBucket,
+    DeltaFolder,
+    DeltaBucket,
 }
 
 /// An output with its target.
@@ -53,7 +55,10 @@ impl Output {
 
     /// Whether a row that comes again replaces itself.
     pub fn replaces(self) -> bool {
-        let is_file = !matches!(self.sink, Sink::Kafka | Sink::Ndjson);
+        let is_file = matches!(
+            self.sink,
+            Sink::CsvFolder | Sink::CsvBucket | Sink::ParquetFolder | Sink::ParquetBucket
+        );
         self.sink == Sink::Postgres || (self.is_windows() && is_file)
     }
 
@@ -85,11 +90,7 @@ impl Output {
 
     fn uri(self, site: &Site, tag: &str) -> String {
         let folder = self.folder(tag);
-        let bucket = format!(
-            "s3://{}/{}/{folder}",
-            given("HIGHWATER_TEST_S3_BUCKET"),
-            site.name
-        );
+        let bucket = bucket(site, &folder);
         match self.sink {
             Sink::Postgres => format!(
                 // A run that is frozen within a transaction keeps others waiting for so long.
@@ -103,6 +104,8 @@ impl Output {
             Sink::ParquetFolder => format!("parquet:{folder}"),
             Sink::CsvBucket => format!("csv:{bucket}"),
             Sink::ParquetBucket => format!("parquet:{bucket}"),
+            Sink::DeltaFolder => format!("delta:{folder}"),
+            Sink::DeltaBucket => format!("delta:{bucket}"),
         }
     }
 
@@ -141,6 +144,14 @@ impl Output {
                 let copy = format!("copy-{}", folder.replace('/', "-"));
                 fetch_bucket(place, &format!("{}/{folder}/", site.name), &copy);
                 self.files(place, &copy)
+            }
+            Sink::DeltaFolder => {
+                let table = place.path(&self.folder(tag)).display().to_string();
+                delta_table(&table, &[]).0
+            }
+            Sink::DeltaBucket => {
+                let table = bucket(site, &self.folder(tag));
+                delta_table(&table, &["--storage-options", &bucket_keys()]).0
             }
         }
     }
@@ -200,6 +211,12 @@ impl Output {
         }
         lines
     }
+}
+
+/// The place of a folder of this site in the object store.
+fn bucket(site: &Site, folder: &str) -> String {
+    let bucket = given("HIGHWATER_TEST_S3_BUCKET");
+    format!("s3://{bucket}/{}/{folder}", site.name)
 }
 
 /// A file's name without the job that is part of it.

@@ -30,6 +30,9 @@ const POINTS: &[&str] = &[
     "csv.after:2",
     "parquet.before:1",
     "parquet.after:2",
+    "delta.before:1",
+    "delta.before:3",
+    "delta.after:2",
 ];
 
 const OUTPUTS: &[Output] = &[
@@ -40,11 +43,13 @@ const OUTPUTS: &[Output] = &[
     Output::new("alerts", Sink::ParquetBucket),
     Output::new("late", Sink::ParquetFolder),
     Output::new("late", Sink::Ndjson),
+    Output::new("windows", Sink::DeltaBucket),
+    Output::new("alerts", Sink::DeltaFolder),
 ];
 
 #[test]
-#[ignore = "needs kafka, postgres and s3: run dev/test"]
-fn kafka_postgres_s3_killed_at_each_point() {
+#[ignore = "needs kafka, postgres, s3 and python: run dev/test"]
+fn kafka_postgres_s3_oracle_killed_at_each_point() {
     let mut bed = Bed::new(
         "killed_at_each_point",
         Pipeline::Factory,

@@ -17,7 +17,8 @@ use super::support::{Running, child, done, memory, wait_for};
 const HEARTBEAT_S: u64 = 2;
 
 /// The generator makes some 100 MB a second, half of it in each process, and nobody takes the results.
-/// A sink that waits for longer than a process may be silent is no reason to end anything.
+/// Four epochs are read ahead, so short ones keep what that is apart from what the machine's load adds
+/// to an epoch; each may hold 96 MiB, whatever the clock does. A sink that waits for longer than a process may be silent is no reason to end anything.
 #[test]
 fn memory_stays_small_while_nobody_takes_the_results() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -31,7 +32,7 @@ fn memory_stays_small_while_nobody_takes_the_results() {
         dir.path(),
         &format!(
             "run cars --speed max --events 1_000_000_000 --to enriched=ndjson:{{dir}}/pipe -n 2 \
-             --heartbeat-timeout {HEARTBEAT_S}s"
+             --epoch 50ms --heartbeat-timeout {HEARTBEAT_S}s"
         ),
     );
     let first = first_byte(reader.try_clone().expect("a pipe"));
@@ -56,7 +57,7 @@ fn memory_stays_small_while_nobody_takes_the_results() {
         (same == 3).then_some(now)
     });
     for bytes in settled {
-        assert!(bytes < 300 << 20, "{settled:?}");
+        assert!(bytes < 400 << 20, "{settled:?}");
     }
     std::thread::sleep(Duration::from_secs(2 * HEARTBEAT_S));
     let now = [child(run.id(), 0), child(run.id(), 1)];

@@ -1,11 +1,9 @@
 //! Tables of Delta Lake, read by others: delta-rs and `DuckDB`.
 
-use serde_json::Value;
-
 use crate::state::newest_checkpoint;
 use crate::support::cars::generated;
-use crate::support::place::{Done, Place};
-use crate::support::services::{given, python, root, s3, unique};
+use crate::support::place::Place;
+use crate::support::services::{bucket_keys, delta_table, given, python, s3, unique};
 
 const EVENTS: &str = "--events 40_000 --disorder 8s --late-fraction 0.01 --duplicates 0.01 --garbage 0.005 --seed 12";
 const SHORT: &str = "--window 1m --wait 5s --epoch 5ms --checkpoint 40ms";
@@ -16,16 +14,6 @@ fn run(lake: &str, more: &str) -> String {
         "run cars --quiet --from file:in/*.ndjson --dims dir:dims --state state {SHORT} \
          --to windows=delta:{lake}/windows --to enriched=delta:{lake}/enriched --to windows=parquet:w --to enriched=parquet:e {more}"
     )
-}
-
-fn read(table: &str, more: &[&str]) -> (Vec<String>, Value) {
-    let script = root().join("tests/oracle/delta.py").display().to_string();
-    let mut arguments = vec![script, table.to_owned()];
-    arguments.extend(more.iter().map(|it| (*it).to_owned()));
-    let Done { stdout, stderr, .. } = python(&arguments);
-    let about = stderr.lines().last().expect("what the table is");
-    let rows = stdout.lines().map(str::to_owned).collect();
-    (rows, serde_json::from_str(about).expect("JSON"))
 }
 
 /// The rows of a folder of Parquet, as the script prints rows.
@@ -41,7 +29,7 @@ fn parquet(place: &Place, folder: &str) -> Vec<String> {
 #[track_caller]
 fn assert_table(place: &Place, lake: &str, more: &[&str]) {
     for (output, folder) in [("windows", "w"), ("enriched", "e")] {
-        let (rows, about) = read(&format!("{lake}/{output}"), more);
+        let (rows, about) = delta_table(&format!("{lake}/{output}"), more);
         let want = parquet(place, folder);
         assert!(want.len() > 10, "{output}: {} rows", want.len());
         let differs = rows.iter().zip(&want).find(|(one, other)| one != other);
@@ -72,7 +60,7 @@ fn oracle_a_table_holds_what_files_hold_after_any_kills() {
     assert_table(&place, &lake, &[]);
     place.ok("state verify state");
     // More than one entry, so that what is read has been put together from several.
-    let (_, about) = read(&format!("{lake}/enriched"), &[]);
+    let (_, about) = delta_table(&format!("{lake}/enriched"), &[]);
     assert!(about["version"].as_u64() > Some(1), "{about}");
     // Entries before a checkpoint need not be there any more.
     let log = place.files("lake/enriched/_delta_log");
@@ -106,14 +94,7 @@ fn s3_oracle_a_table_in_a_bucket() {
         running.kill();
     }
     place.ok(&run(&lake, "--drain -w 3"));
-    let options = serde_json::json!({
-        "AWS_ENDPOINT_URL": given("AWS_ENDPOINT_URL"),
-        "AWS_ACCESS_KEY_ID": given("AWS_ACCESS_KEY_ID"),
-        "AWS_SECRET_ACCESS_KEY": given("AWS_SECRET_ACCESS_KEY"),
-        "AWS_REGION": "us-east-1",
-        "AWS_ALLOW_HTTP": "true",
-    });
-    assert_table(&place, &lake, &["--storage-options", &options.to_string()]);
+    assert_table(&place, &lake, &["--storage-options", &bucket_keys()]);
 }
 
 #[test]
@@ -128,7 +109,7 @@ fn oracle_a_table_may_have_folders_and_is_replaced_as_a_whole() {
     };
     place.ok(&line(1, "--drain"));
     let table = place.path("curated").display().to_string();
-    let (rows, about) = read(&table, &[]);
+    let (rows, about) = delta_table(&table, &[]);
     assert_eq!(about["partitions"], serde_json::json!(["date", "hour"]));
     assert!(
         rows.len() > 10 && rows[0].contains("\"date\": \"2024-"),
@@ -137,7 +118,7 @@ fn oracle_a_table_may_have_folders_and_is_replaced_as_a_whole() {
     let error = place.run(&line(2, "--drain")).failed_with(4);
     assert!(error.contains("--replace-output"), "{error}");
     place.ok(&line(2, "--drain --fresh --replace-output"));
-    let (other, about_it) = read(&table, &[]);
+    let (other, about_it) = delta_table(&table, &[]);
     assert_ne!(rows, other);
     assert!(
         about_it["operations"].to_string().contains("REPLACE"),
@@ -145,5 +126,5 @@ fn oracle_a_table_may_have_folders_and_is_replaced_as_a_whole() {
     );
     // Readers of an older version still find it.
     let version = about["version"].to_string();
-    assert_eq!(read(&table, &["--at", &version]).0, rows);
+    assert_eq!(delta_table(&table, &["--at", &version]).0, rows);
 }

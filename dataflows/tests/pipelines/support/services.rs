@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::place::{Done, Place, finish};
 
@@ -43,6 +43,31 @@ pub fn python(arguments: &[String]) -> Done {
     let done = finish(command);
     assert_eq!(done.code, 0, "{arguments:?}\n{}", done.stderr);
     done
+}
+
+/// The rows of a table of Delta Lake by an independent reader, in an order of their own, and what it
+/// says of the table (tests/oracle/delta.py, which takes `more`).
+#[track_caller]
+pub fn delta_table(table: &str, more: &[&str]) -> (Vec<String>, Value) {
+    let script = root().join("tests/oracle/delta.py").display().to_string();
+    let mut arguments = vec![script, table.to_owned()];
+    arguments.extend(more.iter().map(|it| (*it).to_owned()));
+    let Done { stdout, stderr, .. } = python(&arguments);
+    let about = stderr.lines().last().expect("what the table is");
+    let rows = stdout.lines().map(str::to_owned).collect();
+    (rows, serde_json::from_str(about).expect("JSON"))
+}
+
+/// How that reader gets at the object store.
+pub fn bucket_keys() -> String {
+    json!({
+        "AWS_ENDPOINT_URL": given("AWS_ENDPOINT_URL"),
+        "AWS_ACCESS_KEY_ID": given("AWS_ACCESS_KEY_ID"),
+        "AWS_SECRET_ACCESS_KEY": given("AWS_SECRET_ACCESS_KEY"),
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+    })
+    .to_string()
 }
 
 /// The oracle's windows and its ledger, as texts.
