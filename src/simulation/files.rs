@@ -85,6 +85,15 @@ impl FilePlace for SimulatedPlace {
         Ok(self.with(|place| place.files.keys().filter(is_data).cloned().collect()))
     }
 
+    fn list_folder(&mut self, folder: &str) -> Result<Vec<String>, SinkError> {
+        let within = format!("{folder}/");
+        let in_it = |name: &String| {
+            let rest = name.strip_prefix(&within)?;
+            (!rest.contains('/')).then(|| rest.to_owned())
+        };
+        Ok(self.with(|place| place.files.keys().filter_map(in_it).collect()))
+    }
+
     fn remove(&mut self, name: &str) -> Result<(), SinkError> {
         self.with(|place| place.files.remove(name));
         Ok(())

@@ -317,6 +317,10 @@ impl FilePlace for Patient {
         self.again(|place| place.list())
     }
 
+    fn list_folder(&mut self, folder: &str) -> Result<Vec<String>, SinkError> {
+        self.again(|place| place.list_folder(folder))
+    }
+
     fn remove(&mut self, name: &str) -> Result<(), SinkError> {
         self.again(|place| place.remove(name))
     }

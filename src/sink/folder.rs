@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -30,12 +31,39 @@ impl Folder {
     /// Opens the folder, and makes it when it is missing.
     pub(super) fn open(root: &Path) -> Result<Self, SinkError> {
         let staging = root.join(STAGING);
-        fs::create_dir_all(&staging).map_err(|error| SinkError::io(staging.display(), &error))?;
+        fs::create_dir_all(&staging)
+            .and_then(|()| sweep_drafts(&staging))
+            .map_err(|error| SinkError::io(staging.display(), &error))?;
         Ok(Self {
             root: root.to_owned(),
             staging,
         })
     }
+}
+
+/// Removes the drafts that killed processes have left. One that is a day old is nobody's: a draft is
+/// written in one go.
+fn sweep_drafts(staging: &Path) -> io::Result<()> {
+    const OLD: Duration = Duration::from_secs(24 * 3600);
+    let entries = match fs::read_dir(staging) {
+        // The run that was there before has removed the folder, which was empty.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.strip_suffix(".tmp"));
+        if id.is_none_or(|id| Uuid::parse_str(id).is_err()) {
+            continue;
+        }
+        // One that is gone was swept by another start.
+        let age = entry.metadata().and_then(|found| found.modified());
+        if age.is_ok_and(|written| written.elapsed().is_ok_and(|age| age > OLD)) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
 }
 
 impl Store for Folder {
@@ -149,6 +177,22 @@ impl FilePlace for Folder {
 
     fn list(&mut self) -> Result<Vec<String>, SinkError> {
         self.names().map_err(self.failed(""))
+    }
+
+    fn list_folder(&mut self, folder: &str) -> Result<Vec<String>, SinkError> {
+        let entries = match fs::read_dir(self.root.join(folder)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(self.failed(folder))?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(self.failed(folder))?;
+            let is_file = entry.file_type().map_err(self.failed(folder))?.is_file();
+            // Names that are not UTF-8 are nobody's.
+            names.extend(entry.file_name().into_string().ok().filter(|_| is_file));
+        }
+        names.sort();
+        Ok(names)
     }
 
     fn remove(&mut self, name: &str) -> Result<(), SinkError> {
@@ -334,6 +378,31 @@ mod tests {
         let error = publish("two").unwrap_err().to_string();
         assert!(error.contains("w.parquet"), "{error}");
         assert_eq!(fs::read_to_string(target).unwrap(), "one");
+    }
+
+    #[test]
+    fn drafts_of_the_killed_are_swept_a_day_later() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::open(root.path()).unwrap();
+        let drafts = [folder.draft(b"old").unwrap(), folder.draft(b"new").unwrap()];
+        let staged = folder.staging().join("staged-by-a-run.tmp");
+        fs::write(&staged, "").unwrap();
+        for path in [&drafts[0], &staged] {
+            let two_days_ago = std::time::SystemTime::now() - Duration::from_secs(48 * 3600);
+            let file = File::options().write(true).open(path).unwrap();
+            file.set_modified(two_days_ago).unwrap();
+        }
+        let mut folder = Folder::open(root.path()).unwrap();
+        let kept = [drafts[1].clone(), staged].map(|path| {
+            let name = path.file_name().unwrap();
+            name.to_str().unwrap().to_owned()
+        });
+        let found = folder.list_folder(STAGING).unwrap();
+        assert!(
+            found.len() == 2 && kept.iter().all(|name| found.contains(name)),
+            "{found:?}"
+        );
+        assert!(folder.list_folder("nowhere").unwrap().is_empty());
     }
 
     #[test]

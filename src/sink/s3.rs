@@ -190,6 +190,20 @@ impl FilePlace for Bucket {
             .map_err(|error| self.failed(&error))
     }
 
+    fn list_folder(&mut self, folder: &str) -> Result<Vec<String>, SinkError> {
+        let (store, place) = (&self.client.store, self.client.key(folder));
+        let found = self
+            .client
+            .block_on(store.list_with_delimiter(Some(&place)));
+        let found = found.map_err(|error| self.failed(&error))?;
+        let names = found.objects.iter();
+        let mut names: Vec<_> = names
+            .filter_map(|object| object.location.filename().map(str::to_owned))
+            .collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
     fn remove(&mut self, name: &str) -> Result<(), SinkError> {
         let key = self.listed_key(name)?;
         match self.client.block_on(self.client.store.delete(&key)) {

@@ -608,6 +608,14 @@ impl Bed {
         shown["checkpoint"].take()
     }
 
+    /// What the last run has said at its end: a log of many tests is read from its end.
+    fn last_lines(&self) -> String {
+        let log = self.place.path(&format!("runs/{:03}.log", self.runs));
+        let said = std::fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<_> = said.lines().collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
+    }
+
     /// One line of what was survived.
     pub fn summary(&self, what: &str) {
         let mut recoveries = self.recoveries.clone();
@@ -640,6 +648,7 @@ impl Drop for Bed {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.place.keep();
+            eprintln!("{}", self.last_lines());
             eprintln!(
                 "chaos: {} failed after {} kills; its folder: {}\n  again: dev/chaos --seed {} --only {}",
                 self.scenario,

@@ -15,28 +15,36 @@ use parquet::file::properties::WriterProperties;
 
 use super::actions::{Action, parse, render};
 
-/// How many rows are decoded at once.
+/// How many rows are encoded or decoded at once.
 const BATCH_ROWS: usize = 4096;
 
-/// The actions as a checkpoint.
+/// The actions as a checkpoint, and how many they are. Only a batch of them is in memory as text.
 ///
 /// # Errors
 /// When Arrow does not take them, which is a defect.
-pub(super) fn encode(actions: &[Action]) -> Result<Vec<u8>, ArrowError> {
+pub(super) fn encode(
+    actions: impl IntoIterator<Item = Action>,
+) -> Result<(Vec<u8>, u64), ArrowError> {
     let schema = schema();
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
         .set_created_by("highwater".to_owned())
         .build();
     let mut writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), Some(properties))?;
-    let lines = render(actions);
-    let reader = ReaderBuilder::new(schema)
-        .with_batch_size(BATCH_ROWS)
-        .build(Cursor::new(lines))?;
-    for batch in reader {
-        writer.write(&batch?)?;
+    let (mut actions, mut count) = (actions.into_iter(), 0);
+    loop {
+        let some: Vec<_> = actions.by_ref().take(BATCH_ROWS).collect();
+        if some.is_empty() {
+            return Ok((writer.into_inner()?, count));
+        }
+        count += some.len() as u64;
+        let reader = ReaderBuilder::new(Arc::clone(&schema))
+            .with_batch_size(BATCH_ROWS)
+            .build(Cursor::new(render(&some)))?;
+        for batch in reader {
+            writer.write(&batch?)?;
+        }
     }
-    Ok(writer.into_inner()?)
 }
 
 /// The actions of a checkpoint, whoever has written it.
@@ -180,7 +188,9 @@ mod tests {
             };
             actions.push(add.into());
         }
-        assert_eq!(decode(encode(&actions).unwrap()).unwrap(), actions);
+        let (bytes, count) = encode(actions.clone()).unwrap();
+        assert_eq!(count, actions.len() as u64);
+        assert_eq!(decode(bytes).unwrap(), actions);
         assert!(decode(b"PAR1 or not".to_vec()).is_err());
     }
 }

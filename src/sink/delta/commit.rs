@@ -109,6 +109,12 @@ fn stricter(theirs: &serde_json::Value, ours: &serde_json::Value) -> Option<Stri
     Some(found["name"].to_string())
 }
 
+/// Whether the table's own rules keep its rows for ever.
+fn is_append_only(found: &MetaData) -> bool {
+    let rule = found.configuration.get("delta.appendOnly");
+    rule.and_then(Option::as_deref) == Some("true")
+}
+
 fn owner_of(found: &MetaData, target: &str) -> Result<Option<Owner>, SinkError> {
     let text = found.configuration.get(OWNER).cloned().flatten();
     text.map(|text| read_owner(text.as_bytes(), target))
@@ -165,6 +171,12 @@ pub(super) fn prepare(
                 }
             }
             Beginning::Replaces(_) => {
+                if is_append_only(&found) {
+                    return Err(SinkError::Refused(format!(
+                        "{target}: nothing may be removed from this table (delta.appendOnly), so it \
+                         is not replaced; choose another place"
+                    )));
+                }
                 if log.append(&replacing(log, shape, mine.as_ref()))? {
                     terminal::message(format_args!(
                         "{target}: replaced, it was not the output of this job; the versions \
@@ -432,6 +444,28 @@ mod tests {
         let mut log = open(&memory).unwrap();
         let error = prepare(&mut log, &shape("a"), "table", None).unwrap_err();
         assert!(error.to_string().contains("give its --state"), "{error}");
+    }
+
+    #[test]
+    fn a_table_whose_rows_stay_is_not_replaced() {
+        let memory = Memory::default();
+        let mut first = start(&memory, &job(1, None, None)).unwrap();
+        first.commit(Epoch(1), vec![add("1")]).unwrap();
+        let mut log = open(&memory).unwrap();
+        let mut rules = log.table.meta_data.clone().unwrap();
+        let rule = ("delta.appendOnly".to_owned(), Some("true".to_owned()));
+        rules.configuration.extend([rule]);
+        assert!(log.append(&[rules.into()]).unwrap());
+        let mut other = job(1, None, None);
+        other.job = JobId(uuid::Uuid::from_u128(99));
+        other.replace_output = true;
+        let error = start(&memory, &other).err().unwrap().to_string();
+        assert!(error.contains("delta.appendOnly"), "{error}");
+        assert_eq!(files(&memory), ["1"]);
+        // Its own job goes on.
+        let mut heir = start(&memory, &job(2, None, Some(1))).unwrap();
+        heir.commit(Epoch(2), vec![add("2")]).unwrap();
+        assert_eq!(files(&memory), ["1", "2"]);
     }
 
     #[test]

@@ -14,6 +14,10 @@ use crate::terminal;
 
 /// As often as other writers of such tables do it.
 const ENTRIES_PER_CHECKPOINT: u64 = 10;
+/// Where the log is.
+const LOG: &str = "_delta_log";
+/// What checkpoints are called behind their versions.
+const CHECKPOINT: &str = ".checkpoint.parquet";
 /// Where it stands which checkpoint is the newest.
 const LAST_CHECKPOINT: &str = "_delta_log/_last_checkpoint";
 /// What we can read and write. Higher versions have features that change what a file means.
@@ -53,7 +57,7 @@ impl Table {
     }
 
     /// All of it as the actions of a checkpoint.
-    fn actions(&self, now_ms: i64) -> Vec<Action> {
+    fn actions(&self, now_ms: i64) -> impl Iterator<Item = Action> {
         let txns = self.txns.iter().map(|(app, version)| {
             Action::from(super::actions::Txn {
                 app_id: app.clone(),
@@ -68,7 +72,7 @@ impl Table {
                 ..add
             })
         });
-        let is_young = |it: &&Remove| it.deletion_timestamp >= Some(now_ms - TOMBSTONE_MS);
+        let is_young = move |it: &&Remove| it.deletion_timestamp >= Some(now_ms - TOMBSTONE_MS);
         let removes = self.tombstones.values().filter(is_young).cloned();
         let removes = removes.map(|remove| {
             Action::from(Remove {
@@ -81,7 +85,6 @@ impl Table {
             .chain(txns)
             .chain(adds)
             .chain(removes)
-            .collect()
     }
 }
 
@@ -121,7 +124,26 @@ impl TableLog {
         };
         log.read_checkpoint()?;
         log.catch_up()?;
+        log.check_end()?;
         Ok(log)
+    }
+
+    /// Nothing stands behind what was taken for the end: a gap there would be filled, and no
+    /// reader would see that.
+    fn check_end(&mut self) -> Result<(), SinkError> {
+        loop {
+            let end = self.next;
+            let names = self.place.list_folder(LOG)?;
+            let Some(behind) = names.iter().find(|name| version_of(name) >= Some(end)) else {
+                return Ok(());
+            };
+            // It may have come just now.
+            self.catch_up()?;
+            if self.next == end {
+                let what = format!("it is missing, and {behind} is there");
+                return Err(self.damaged(&entry_name(end), what));
+            }
+        }
     }
 
     /// The number of the last entry.
@@ -137,25 +159,47 @@ impl TableLog {
     }
 
     fn read_checkpoint(&mut self) -> Result<(), SinkError> {
-        let Some(bytes) = self.place.read(LAST_CHECKPOINT)? else {
+        let Some(version) = self.newest_checkpoint()? else {
             return Ok(());
         };
-        let last: LastCheckpoint =
-            serde_json::from_slice(&bytes).map_err(|error| self.damaged(LAST_CHECKPOINT, error))?;
-        if last.parts.is_some() {
-            return Err(SinkError::Refused(format!(
-                "{}: its newest checkpoint is split into several files, as only other writers do \
-                 it; choose another place",
-                self.target
-            )));
-        }
-        let name = checkpoint_name(last.version);
+        let name = checkpoint_name(version);
         let bytes = self.place.read(&name)?;
         let bytes = bytes.ok_or_else(|| self.damaged(&name, "it is missing"))?;
         let actions = checkpoint::decode(bytes).map_err(|error| self.damaged(&name, error))?;
         actions.into_iter().for_each(|it| self.table.apply(it));
-        self.next = last.version + 1;
+        self.next = version + 1;
         Ok(())
+    }
+
+    /// The version of the checkpoint from which the log is read; `None`: from its beginning.
+    fn newest_checkpoint(&mut self) -> Result<Option<u64>, SinkError> {
+        if let Some(bytes) = self.place.read(LAST_CHECKPOINT)? {
+            let last: LastCheckpoint = serde_json::from_slice(&bytes)
+                .map_err(|error| self.damaged(LAST_CHECKPOINT, error))?;
+            if last.parts.is_some() {
+                return Err(self.split());
+            }
+            return Ok(Some(last.version));
+        }
+        // The hint may be missing, and then entries before a checkpoint may be as well.
+        if self.place.read(&entry_name(0))?.is_some() {
+            return Ok(None);
+        }
+        let names = self.place.list_folder(LOG)?;
+        let mut whole = names.iter().filter(|name| name.ends_with(CHECKPOINT));
+        match whole.next_back() {
+            Some(newest) => Ok(version_of(newest)),
+            None if names.iter().any(|name| name.contains(".checkpoint.")) => Err(self.split()),
+            None => Ok(None),
+        }
+    }
+
+    fn split(&self) -> SinkError {
+        SinkError::Refused(format!(
+            "{}: its newest checkpoint is split into several files, as only other writers do it; \
+             choose another place",
+            self.target
+        ))
     }
 
     /// Reads the entries that others have put meanwhile.
@@ -226,14 +270,14 @@ impl TableLog {
             return Ok(());
         };
         let actions = self.table.actions(host::wall_clock().0);
-        let bytes = checkpoint::encode(&actions).map_err(|error| SinkError::Write {
+        let (bytes, size) = checkpoint::encode(actions).map_err(|error| SinkError::Write {
             target: self.target.clone(),
             reason: format!("checkpoint of version {version}: {error}"),
         })?;
         self.place.put_new(&checkpoint_name(version), &bytes)?;
         let last = LastCheckpoint {
             version,
-            size: actions.len() as u64,
+            size,
             parts: None,
         };
         // Invariant: numbers are JSON.
@@ -247,7 +291,13 @@ fn entry_name(number: u64) -> String {
 }
 
 fn checkpoint_name(version: u64) -> String {
-    format!("_delta_log/{version:020}.checkpoint.parquet")
+    format!("_delta_log/{version:020}{CHECKPOINT}")
+}
+
+/// The version of a file of the log with this name, be it an entry or a checkpoint.
+fn version_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(CHECKPOINT).or(name.strip_suffix(".json"));
+    digits?.parse().ok()
 }
 
 #[cfg(test)]
@@ -280,6 +330,12 @@ pub(super) mod tests {
         }
         fn list(&mut self) -> Result<Vec<String>, SinkError> {
             Ok(self.0.lock().unwrap().keys().cloned().collect())
+        }
+        fn list_folder(&mut self, folder: &str) -> Result<Vec<String>, SinkError> {
+            let within = format!("{folder}/");
+            let files = self.0.lock().unwrap();
+            let names = files.keys().filter_map(|name| name.strip_prefix(&within));
+            Ok(names.map(str::to_owned).collect())
         }
         fn remove(&mut self, name: &str) -> Result<(), SinkError> {
             self.0.lock().unwrap().remove(name);
@@ -361,6 +417,31 @@ pub(super) mod tests {
         assert_eq!(short.version(), Some(25));
         assert_eq!(short.table.files.len(), 23);
         assert_eq!(short.table.meta_data, again.table.meta_data);
+        // So may the hint that says where the newest checkpoint is.
+        memory.0.lock().unwrap().remove(LAST_CHECKPOINT);
+        let found = open(&memory).unwrap();
+        assert_eq!((found.version(), found.table), (Some(25), short.table));
+        // One that is older than what was cleaned up leads to a gap.
+        let old = b"{\"version\":9,\"size\":1}".to_vec();
+        memory
+            .0
+            .lock()
+            .unwrap()
+            .insert(LAST_CHECKPOINT.to_owned(), old);
+        let error = open(&memory).err().unwrap().to_string();
+        assert!(error.contains("00000000000000000010.json"), "{error}");
+        memory.0.lock().unwrap().remove(LAST_CHECKPOINT);
+        // And no table begins in the middle of its log.
+        memory
+            .0
+            .lock()
+            .unwrap()
+            .retain(|name, _| !name.contains(".checkpoint."));
+        let error = open(&memory).err().unwrap().to_string();
+        assert!(
+            error.contains("00000000000000000000.json") && error.contains("is missing"),
+            "{error}"
+        );
     }
 
     #[test]
