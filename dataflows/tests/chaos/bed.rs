@@ -19,7 +19,7 @@ use crate::support::services::{
     Server, Victim, given, kafka, kafka_alone, kafka3_alone, postgres, postgres_alone, s3,
     s3_alone, unique,
 };
-use crate::support::{cars, factory, fleet};
+use crate::support::{cars, factory, fleet, turnstile};
 
 /// The run that is disturbed, and the one that is not.
 pub const KEPT: &str = "kept";
@@ -37,6 +37,7 @@ pub enum Pipeline {
     Cars,
     Factory,
     Fleet,
+    Turnstile,
 }
 
 impl Pipeline {
@@ -45,6 +46,7 @@ impl Pipeline {
             Self::Cars => "cars",
             Self::Factory => "factory",
             Self::Fleet => "fleet",
+            Self::Turnstile => "turnstile",
         }
     }
 
@@ -56,6 +58,7 @@ impl Pipeline {
                 slide: 20_000,
                 ..Shape::tumbling(60_000, 10_000)
             },
+            Self::Turnstile => Shape::tumbling(turnstile::SIZE, 10_000),
         }
     }
 
@@ -63,6 +66,7 @@ impl Pipeline {
     const fn flags(self) -> &'static str {
         match self {
             Self::Factory => "--p-invalid 0.02",
+            Self::Turnstile => "--turnstiles 40",
             Self::Cars | Self::Fleet => "",
         }
     }
@@ -520,6 +524,11 @@ impl Bed {
                 let rows = naive.rows(cars::columns);
                 (naive.ledger, rows)
             }
+            Pipeline::Turnstile => {
+                let naive = turnstile::naive(&self.lines, shape.wait);
+                let rows = naive.rows();
+                (naive.ledger.iter().map(of_turnstiles).collect(), rows)
+            }
         };
         for state in [&self.state, "state-whole"] {
             let checkpoint = self.checkpoint(state);
@@ -724,6 +733,20 @@ fn columns_of(line: &str, like: &Value) -> Value {
     row
 }
 
+/// Which of two copies is the duplicate is not the loop's business: both count as on time.
+const fn of_turnstiles(ledger: &turnstile::Ledger) -> Ledger {
+    Ledger {
+        read: ledger.read,
+        rejected: ledger.rejected,
+        filtered: 0,
+        no_window: 0,
+        on_time: ledger.on_time_or_duplicate,
+        late_kept: 0,
+        late: ledger.late,
+        late_windows: ledger.late,
+    }
+}
+
 fn ledger_of(partition: &Value) -> Ledger {
     let fates = &partition["fates"];
     let count = |name: &str| {
@@ -752,7 +775,7 @@ fn ledger_of(partition: &Value) -> Ledger {
         rejected: count("rejected"),
         filtered: count("filtered"),
         no_window: count("no_window"),
-        on_time: count("on_time"),
+        on_time: count("on_time") + count("duplicate"),
         late_kept: count("late_kept"),
         late: count("late_dropped") + count("late_diverted"),
         late_windows: count("late_windows"),

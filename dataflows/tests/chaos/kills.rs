@@ -48,6 +48,19 @@ const FLEET: &[Output] = &[
     Output::new("windows", Sink::DeltaFolder),
 ];
 
+/// The lake and the table of the turnstiles, and what else its outputs may go to.
+const TURNSTILE: &[Output] = &[
+    Output::new("windows", Sink::CsvFolder),
+    Output::new("windows", Sink::CsvBucket),
+    Output::new("windows", Sink::Postgres),
+    Output::new("windows", Sink::Kafka),
+    Output::new("windows", Sink::Ndjson),
+    Output::new("windows", Sink::DeltaFolder),
+    Output::new("late", Sink::Postgres),
+    Output::new("late", Sink::ParquetBucket),
+    Output::new("dead-letters", Sink::Postgres),
+];
+
 /// All outputs of the cars, each kind of sink for windows and for records.
 const CARS: &[Output] = &[
     Output::new("windows", Sink::Postgres),
@@ -101,6 +114,18 @@ fn kafka_postgres_s3_oracle_cars_killed_at_random_moments() {
         Pipeline::Cars,
         Victims::Nobody,
         CARS,
+    );
+    kill_at_random_moments(&mut bed, number("HIGHWATER_CHAOS_KILLS").unwrap_or(5));
+}
+
+#[test]
+#[ignore = "needs kafka, postgres, s3 and python: run dev/test"]
+fn kafka_postgres_s3_oracle_turnstile_killed_at_random_moments() {
+    let mut bed = Bed::new(
+        "turnstile_killed_at_random_moments",
+        Pipeline::Turnstile,
+        Victims::Nobody,
+        TURNSTILE,
     );
     kill_at_random_moments(&mut bed, number("HIGHWATER_CHAOS_KILLS").unwrap_or(5));
 }
