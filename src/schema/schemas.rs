@@ -29,6 +29,8 @@ use crate::terminal;
 /// How soon a registry that does not answer is asked again, at first and at most.
 const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The largest id that a registry can give.
+const LARGEST_ID: u32 = i32::MAX as u32;
 /// After so many attempts people are told again.
 const ATTEMPTS_PER_MESSAGE: u32 = 12;
 
@@ -264,7 +266,8 @@ impl Shared {
 
     /// Asks the registry until it answers.
     fn ask(&self, id: SchemaId) -> Result<Option<Known>, Closed> {
-        let Some(registry) = &self.registry else {
+        // Registries count in signed numbers: they would not even read a larger one.
+        let Some(registry) = self.registry.as_ref().filter(|_| id.0 <= LARGEST_ID) else {
             return Ok(None);
         };
         let mut pause = PAUSE;
