@@ -248,7 +248,14 @@ fn registry_kafka_all_formats_give_the_same_results() {
             place.ok("dims cars --to dims");
             let uri = broker.uri(&unique(&format!("{pipeline}-{format}")));
             let flags = flags(registry.address(), format);
-            place.ok(&format!("generate {pipeline} {EVENTS} {flags} --to {uri}"));
+            let invalid = if pipeline == "factory" {
+                "--p-invalid 0.02"
+            } else {
+                ""
+            };
+            place.ok(&format!(
+                "generate {pipeline} {EVENTS} {invalid} {flags} --to {uri}"
+            ));
             let to = outputs
                 .iter()
                 .map(|it| format!(" --to {it}=ndjson:{it}.ndjson"));
@@ -259,7 +266,7 @@ fn registry_kafka_all_formats_give_the_same_results() {
                 ""
             };
             place.ok(&format!(
-                "run {pipeline} --quiet --from {uri} {flags} --drain {dims} --wait 2s -w 2{to}"
+                "run {pipeline} --quiet --from {uri} {flags} --drain {dims} --window 1m --wait 2s -w 2{to}"
             ));
             let rows: Vec<_> = outputs
                 .iter()
