@@ -5,6 +5,7 @@
 //! | layer | what it holds |
 //! |---|---|
 //! | [`cluster`] | several processes that are one run |
+//! | [`schema`] | messages whose schema a registry has |
 //! | [`source`], [`sink`] | where records come from and where results go, on threads of their own |
 //! | [`tables`] | where dimension tables are |
 //! | [`state`] | the epoch log, checkpoints and manifests: what a run goes on from |
@@ -29,6 +30,8 @@ mod rules;
 pub mod runtime;
 #[cfg(feature = "s3")]
 mod s3;
+#[cfg(feature = "schema-registry")]
+pub mod schema;
 #[cfg(test)]
 mod simulation;
 pub mod sink;

@@ -70,7 +70,7 @@ fn open(name: &str, partitions: u32) -> Result<LogTopic, GenerateError> {
 
 fn write(topic: &LogTopic, log: &EventLog) -> Progress {
     topic
-        .write(log, &mut |_| ControlFlow::Continue(()))
+        .write(log, None, &mut |_| ControlFlow::Continue(()))
         .expect("written")
 }
 
@@ -164,7 +164,7 @@ fn kafka_writing_can_be_broken_off() {
     let name = new_topic("broken");
     let topic = open(&name, 1).expect("made");
     let written = topic
-        .write(&log(1), &mut |_| ControlFlow::Break(()))
+        .write(&log(1), None, &mut |_| ControlFlow::Break(()))
         .expect("written");
     assert!(written.events < 50_000);
     assert_eq!(read_topic(&name)[0].len() as u64, written.records);

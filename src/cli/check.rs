@@ -8,8 +8,10 @@ use clap::ArgMatches;
 
 use super::command::Pipelines;
 use super::error::{CliError, DONE, Outcome};
+use super::input::Opened;
 use super::plan::Settings;
 use super::registry::PipelineEntry;
+use super::schema::{self, Wanted};
 use super::signal::{Answer, Signals};
 use super::{http, target};
 use crate::runtime::{Pipeline, describe};
@@ -118,13 +120,17 @@ fn check(
     if let Some(address) = http::check(matches) {
         lines.show("http", address)?;
     }
-    let source = match settings.source(entry, matches) {
-        Ok(source) => {
+    let source = match settings.input(entry, matches) {
+        Ok(Opened { source, .. }) => {
             lines.show("input", source.check().map(|about| ((), about)))?;
             Some(source)
         }
         Err(error) => lines.show("input", Err::<(_, String), _>(error))?,
     };
+    if let Ok(Some(wanted)) = Wanted::new(matches, "--from", &settings.from) {
+        let found = schema::check(&wanted, entry, matches);
+        lines.show("schemas", found.map(|about| ((), about)))?;
+    }
     let pipeline = match settings.pipeline(entry, matches) {
         Ok(pipeline) => {
             if let Some(tables) = pipeline.dimensions() {

@@ -265,8 +265,9 @@ fn view() -> Command {
             ("the first rows of a result", "highwater view out.ndjson"),
             ("what comes into a topic", "highwater view kafka://localhost:9092/cars --follow"),
             ("why records were rejected", "highwater view dead.ndjson --dead-letters"),
+            ("messages whose schema a registry has", "highwater view kafka://localhost:9092/sensor_events --value-format avro --schema-registry http://localhost:8085/apis/ccompat/v7"),
         ]));
-    flags::kafka_flags(command)
+    flags::schema_flags(flags::kafka_flags(command))
 }
 
 fn check(pipelines: Pipelines<'_>) -> Command {
@@ -399,7 +400,7 @@ fn replay() -> Command {
             ("a job that reads a topic, on four threads", "highwater replay s3://bucket/cars --from kafka://localhost:9092/sensors-sample -w 4"),
             ("what came of the epochs around one", "highwater replay state/cars --from-epoch 1200 --to-epoch 1300"),
         ]));
-    flags::kafka_flags(command)
+    flags::registry_flags(flags::kafka_flags(command))
 }
 
 fn completions() -> Command {

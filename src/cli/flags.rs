@@ -5,6 +5,7 @@ use clap::{Arg, ArgAction, ArgGroup, Command};
 
 use super::http::HttpAddress;
 use super::registry::{PipelineEntry, WindowDefaults};
+use super::schema::ValueFormat;
 use super::value;
 use crate::flow::Unmatched;
 use crate::join::Policy;
@@ -82,6 +83,7 @@ pub fn generate_flags(command: Command, entry: &dyn PipelineEntry) -> Command {
         "In which zone times without an offset are written, where the pipeline has such [default: UTC]",
     );
     let command = kafka_flags(generator_flags(command).arg(start).arg(zone));
+    let command = schema_flags(command.next_help_heading("Schemas"));
     let quiet = switch("quiet", "Show errors only").short('q');
     entry
         .model_args(command.next_help_heading("Model"))
@@ -115,7 +117,38 @@ fn input_flags(command: Command) -> Command {
             "NAME",
             "Kafka: the consumer group to which positions are told [default: highwater-NAME]",
         ));
-    kafka_flags(command)
+    schema_flags(kafka_flags(command))
+}
+
+/// What the values of messages are.
+pub fn schema_flags(command: Command) -> Command {
+    let formats =
+        PossibleValuesParser::new(["json", "avro", "json-schema"]).map(|text| match &*text {
+            "avro" => ValueFormat::Avro,
+            "json-schema" => ValueFormat::JsonSchema,
+            _ => ValueFormat::Json,
+        });
+    let format = option(
+        "value-format",
+        "FORMAT",
+        "Kafka: what messages are; with avro and json-schema, in Confluent's frame [default: json]",
+    );
+    registry_flags(command.arg(format.value_parser(formats)))
+}
+
+/// Where a schema registry is.
+pub fn registry_flags(command: Command) -> Command {
+    command
+        .arg(option(
+            "schema-registry",
+            "URL",
+            "Who has the schemas: http://HOST:PORT/PATH, as http://localhost:8085/apis/ccompat/v7",
+        ))
+        .arg(option(
+            "schema-registry-auth",
+            "@FILE|$NAME",
+            "The file or environment variable with its USER:PASSWORD [default: $HIGHWATER_SCHEMA_REGISTRY_AUTH]",
+        ))
 }
 
 /// What all commands that may talk to Kafka have.

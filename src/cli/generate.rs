@@ -12,6 +12,7 @@ use super::error::{CliError, DONE, Outcome};
 use super::input;
 use super::progress::{Rate, Style};
 use super::registry::PipelineEntry;
+use super::schema::{self, Wanted};
 use super::signal::{Answer, Signals};
 use super::value::grouped;
 use crate::sink::mask_secrets;
@@ -65,6 +66,7 @@ pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
     let uri = matches.get_one::<String>("to").map_or("-", String::as_str);
     let destination = Destination::parse(uri)?;
     let log = log(entry, matches)?;
+    let wanted = Wanted::new(matches, "--to", uri)?;
     let is_writing = Arc::new(AtomicBool::new(false));
     let signals = catch(Arc::clone(&is_writing), quiet)?;
     let begin = || is_writing.store(true, Ordering::SeqCst);
@@ -79,13 +81,17 @@ pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
             ControlFlow::Continue(())
         }
     };
+    // Refused before anything is made.
+    let pack = wanted.map(|wanted| schema::producer(&wanted, entry, matches));
+    let pack = pack.transpose()?;
     let written = match &destination {
         Destination::Files(target) => {
             begin();
             write_files(&log, target, &mut report)
         }
         Destination::Kafka { brokers, topic } => {
-            super::kafka::write_topic(&log, brokers, topic, matches, &begin, &mut report)?
+            let pack = pack.as_deref();
+            super::kafka::write_topic(&log, brokers, topic, pack, matches, &begin, &mut report)?
         }
     };
     meter.end();

@@ -9,6 +9,7 @@ use super::error::CliError;
 use super::flags::{GENERATOR_ONLY, KAFKA_INPUT_ONLY};
 use super::plan::Settings;
 use super::registry::PipelineEntry;
+use super::schema::{self, SharedSchemas, Wanted};
 use super::value::Speed;
 use crate::runtime::control::wall_clock;
 use crate::source::generate::{EventLog, GeneratorOptions, GeneratorSource};
@@ -135,8 +136,34 @@ pub fn refuse_foreign_flags(
     }
 }
 
+/// The input, and what its messages are read with.
+pub struct Opened {
+    /// The input.
+    pub source: SharedSource,
+    /// The schemas of its messages, when they have any.
+    pub schemas: Option<SharedSchemas>,
+}
+
 /// Opens the input.
 pub fn open(
+    settings: &Settings,
+    entry: &dyn PipelineEntry,
+    matches: &ArgMatches,
+) -> Result<Opened, CliError> {
+    let source = open_plain(settings, entry, matches)?;
+    let Some(wanted) = Wanted::new(matches, "--from", &settings.from)? else {
+        let schemas = None;
+        return Ok(Opened { source, schemas });
+    };
+    // A replay reads what was read before.
+    let is_offline = !settings.tells_positions;
+    let (source, schemas) = schema::framed(source, &wanted, entry, matches, is_offline)?;
+    let schemas = Some(schemas);
+    Ok(Opened { source, schemas })
+}
+
+/// Opens the input, whatever its messages are.
+fn open_plain(
     settings: &Settings,
     entry: &dyn PipelineEntry,
     matches: &ArgMatches,

@@ -45,6 +45,8 @@ pub const MAY_CHANGE: &[&str] = &[
     "replace_output",
     "report",
     "restarts",
+    "schema_registry",
+    "schema_registry_auth",
     "secret_file",
     "speed",
     "start",
@@ -123,6 +125,8 @@ pub fn configuration(
         .map(|(name, value)| (name, text(value)))
         .collect();
     config.insert("from".to_owned(), plan.source.name());
+    // The default, whether it was given or not.
+    config.retain(|name, value| name != "value_format" || value != "json");
     // Of a topic it says only where an unread partition begins; here it makes other events.
     if plan.settings.input == Input::Generate
         && let Some(start) = config.remove("start")

@@ -6,9 +6,9 @@ use std::time::Duration;
 use clap::ArgMatches;
 
 use super::error::CliError;
-use crate::source::Start;
 use crate::source::generate::{EventLog, GenerateError, Progress};
 use crate::source::uri::SourceOptions;
+use crate::source::{Pack, Start};
 use crate::time::Span;
 
 /// The properties that `--kafka` gives, with values from files and the environment filled in.
@@ -77,12 +77,13 @@ pub fn address(uri: &str) -> Result<(String, String), CliError> {
     }
 }
 
-/// Writes a log into a topic, which is made when it is missing; `begin` is called when it is there.
+/// Writes a log into a topic, which is made when it is missing, through `pack`; `begin` is called when it is there.
 #[cfg(feature = "kafka")]
 pub fn write_topic(
     log: &EventLog,
     brokers: &str,
     topic: &str,
+    pack: Option<&dyn Pack>,
     matches: &ArgMatches,
     begin: &dyn Fn(),
     progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
@@ -101,7 +102,7 @@ pub fn write_topic(
         ));
     }
     begin();
-    Ok(target.write(log, progress))
+    Ok(target.write(log, pack, progress))
 }
 
 /// Writes a log into a topic.
@@ -110,6 +111,7 @@ pub fn write_topic(
     _log: &EventLog,
     _brokers: &str,
     _topic: &str,
+    _pack: Option<&dyn Pack>,
     _matches: &ArgMatches,
     _begin: &dyn Fn(),
     _progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,

@@ -9,6 +9,7 @@
 //! | `plan` | everything that follows from the flags of a run |
 //! | `planned` | what this version does not have |
 //! | `processes` | what this process is among several |
+//! | `schema` | messages whose schema a registry has |
 //! | `run`, `generate`, `check`, `view`, `state`, `replay` | the commands |
 //! | `progress`, `summary`, `report` | what is shown during and after a run |
 //! | `http` | what is shown to programs during a run |
@@ -47,6 +48,7 @@ mod replay;
 mod report;
 mod resources;
 mod run;
+mod schema;
 mod signal;
 mod state;
 mod summary;

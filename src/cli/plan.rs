@@ -7,8 +7,9 @@ use clap::ArgMatches;
 
 use super::dims;
 use super::error::CliError;
-use super::input::{self, End, Input};
+use super::input::{self, End, Input, Opened};
 use super::registry::{Common, PipelineEntry};
+use super::schema::SharedSchemas;
 use super::target::{self, Target};
 use crate::flow::FlowOptions;
 use crate::join::Policy;
@@ -68,6 +69,8 @@ pub struct Plan {
     pub pipeline: Arc<dyn Pipeline>,
     /// Its input.
     pub source: SharedSource,
+    /// What the messages of the input are read with, when they have schemas.
+    pub schemas: Option<SharedSchemas>,
     /// What the options mean to the operators.
     pub flow: FlowOptions,
     /// The pipeline's outputs.
@@ -80,7 +83,7 @@ impl Plan {
     /// What `matches` says.
     pub fn new(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Result<Self, CliError> {
         let settings = Settings::new(entry, matches)?;
-        let source = settings.source(entry, matches)?;
+        let Opened { source, schemas } = settings.input(entry, matches)?;
         let pipeline = settings.pipeline(entry, matches)?;
         let flow = settings.flow(&source, matches);
         let outputs = describe(&pipeline, &flow, &source);
@@ -89,6 +92,7 @@ impl Plan {
             settings,
             pipeline,
             source,
+            schemas,
             flow,
             outputs,
             targets,
@@ -164,11 +168,11 @@ impl Settings {
     }
 
     /// Opens the input.
-    pub fn source(
+    pub fn input(
         &self,
         entry: &dyn PipelineEntry,
         matches: &ArgMatches,
-    ) -> Result<SharedSource, CliError> {
+    ) -> Result<Opened, CliError> {
         input::open(self, entry, matches)
     }
 

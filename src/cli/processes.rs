@@ -43,6 +43,8 @@ pub const MAY_DIFFER: &[&str] = &[
     "replace_output",
     "report",
     "restarts",
+    "schema_registry",
+    "schema_registry_auth",
     "secret_file",
     "verbose",
 ];

@@ -48,6 +48,18 @@ pub trait PipelineEntry: Sync {
     /// When its options make no sense.
     fn model(&self, matches: &ArgMatches) -> Result<(Arc<dyn EventModel>, f64), String>;
 
+    /// The schemas of the messages that it reads with these flags, which are those of its
+    /// generator.
+    ///
+    /// # Errors
+    /// When there are none.
+    fn schemas(&self, _matches: &ArgMatches) -> Result<MessageSchemas, String> {
+        Err(format!(
+            "the messages of {} have no schema, they are JSON",
+            self.name()
+        ))
+    }
+
     /// Its dimension tables, if it has any.
     fn tables(&self) -> &'static [DimTable] {
         &[]
@@ -65,6 +77,16 @@ pub trait PipelineEntry: Sync {
     fn make_dims(&self, _matches: &ArgMatches) -> Result<Vec<TableRows>, String> {
         Err(format!("{} has no dimension tables", self.name()))
     }
+}
+
+/// The schemas of messages, for a schema registry. What a message holds is what the pipeline's
+/// decoder reads as JSON, whatever the format.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageSchemas {
+    /// An Avro record.
+    pub avro: &'static str,
+    /// A JSON Schema.
+    pub json_schema: &'static str,
 }
 
 /// The windows of a pipeline when no flag says otherwise.

@@ -14,11 +14,12 @@ use serde_json::{Value, json};
 use super::command::Pipelines;
 use super::error::{CliError, DONE, Outcome};
 use super::flags::{GENERATOR_ONLY, run_flags};
-use super::input::{End, Input};
+use super::input::{End, Input, Opened};
 use super::job::{FIRST_EVENT, MAY_CHANGE};
 use super::plan::Settings;
 use super::progress::{ProgressThread, Style};
 use super::registry::PipelineEntry;
+use super::schema::{self, Kept};
 use super::summary::table;
 use super::value::grouped;
 use crate::runtime::RunError;
@@ -146,7 +147,15 @@ fn job(
         drain: settings.end.drain,
     };
     settings.tells_positions = false;
-    let source = settings.source(entry, &flags)?;
+    let Opened { source, schemas } = settings.input(entry, &flags)?;
+    if let Some(schemas) = schemas {
+        let kept = Kept {
+            storage: Arc::clone(&storage),
+            is_read: true,
+            is_written: false,
+        };
+        schema::begin(&schemas, Some(kept))?;
+    }
     let mut flow = settings.flow(&source, &flags);
     // What it was called then: rows say so.
     recorded_source(job).clone_into(&mut flow.ingest.topic);
@@ -206,6 +215,9 @@ fn flags(
     line.push(format!("--workers={workers}"));
     let given = |id| matches.get_many::<String>(id).into_iter().flatten();
     line.extend(given("kafka").map(|property| format!("--kafka={property}")));
+    for name in ["schema-registry", "schema-registry-auth"] {
+        line.extend(given(name).map(|value| format!("--{name}={value}")));
+    }
     let timeout = matches.get_one::<crate::time::Span>("connect-timeout");
     line.extend(timeout.map(|it| format!("--connect-timeout={it}")));
     command.try_get_matches_from(line).map_err(|error| {

@@ -12,6 +12,7 @@ use super::processes::{self, Member, Role};
 use super::progress::{ProgressThread, Style};
 use super::registry::PipelineEntry;
 use super::resources::Resources;
+use super::schema::{self, Kept};
 use super::signal::{Answer, Signals};
 use super::{http, job, report, summary};
 use crate::cluster::Cluster;
@@ -57,6 +58,15 @@ fn run_here(entry: &dyn PipelineEntry, matches: &ArgMatches, member: Option<Memb
     let mut state = job::state_options(&plan, entry, matches)?;
     if let (Some(state), Some(member)) = (&mut state, &member) {
         member.go_on(state);
+    }
+    if let Some(schemas) = &plan.schemas {
+        let kept = state.as_ref().map(|state| Kept {
+            storage: Arc::clone(&state.storage),
+            // What lies there is another job's.
+            is_read: !state.is_fresh,
+            is_written: true,
+        });
+        schema::begin(schemas, kept)?;
     }
     let cluster = member.map(|member| member.join(&notices)).transpose()?;
     let mut options = options(&plan, state, notices, Arc::clone(&metrics));

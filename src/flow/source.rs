@@ -59,7 +59,8 @@ impl<'s> Flow<'s> {
                 context.run.options.ingest.clone(),
                 Box::new(decode),
                 &context.run.resume,
-            );
+            )
+            .with_format(context.run.source.format());
             let mut desk = SourceDesk {
                 ingest,
                 keeper: Keeper::register(&context, "source"),

@@ -11,6 +11,8 @@
 //!   mark counts once it is closed. How many records there were, and what the partitions'
 //!   watermarks are then, must be what the record says: otherwise the input is not the one that was
 //!   read before.
+//! * A batch whose payloads cannot be understood yet (their schema is on its way) waits in its
+//!   partition, which counts as one with records; others go on.
 //! * Partitions that run far ahead of the slowest one that has records wait: of
 //!   this worker's own that is known at once, of the others' since the last border.
 
@@ -24,7 +26,9 @@ use crate::flow::{Block, Record};
 use crate::host;
 use crate::ledger::{Fate, Fates};
 use crate::rules::{self, Rule};
-use crate::source::{FeedState, Inbox, Partition, RawBatch, RawRecord, SourceError};
+use crate::source::{
+    FeedState, Inbox, Partition, RawBatch, RawRecord, SharedFormat, SourceError, Unpack,
+};
 use crate::time::{Epoch, EventTime, Offset, PartitionId, Span, Zone};
 use crate::watermark::PartitionWatermark;
 
@@ -84,7 +88,10 @@ pub type DecodeFn<R> = Box<dyn Fn(Message<'_>) -> Result<Decoded<R>, Rejection>>
 struct Lane {
     partition: Partition,
     inbox: Inbox,
-    /// What lies behind the end of a recorded epoch, of a batch that reaches beyond it.
+    /// What payloads go through before they are decoded.
+    unpack: Option<Box<dyn Unpack>>,
+    /// What lies behind the end of a recorded epoch, of a batch that reaches beyond it, or a batch
+    /// that cannot be unpacked yet.
     rest: Option<RawBatch>,
     watermark: PartitionWatermark,
     standing: Standing,
@@ -112,12 +119,23 @@ impl Lane {
         self.rest.take().or_else(|| self.inbox.pop())
     }
 
+    /// The next batch, unless something is to be found out first: then it stays here.
+    fn pop_ready(&mut self) -> Option<RawBatch> {
+        let batch = self.pop()?;
+        let unpack = self.unpack.as_mut();
+        if unpack.is_none_or(|unpack| unpack.prepare(&batch)) {
+            return Some(batch);
+        }
+        self.rest = Some(batch);
+        None
+    }
+
     /// The next batch of a recorded epoch that ends at `row.to`; what reaches beyond stays here.
     fn pop_recorded(&mut self, row: &PartitionReport) -> Option<RawBatch> {
         if self.position.is_some_and(|position| position >= row.to) || row.from == row.to {
             return None;
         }
-        let mut batch = self.pop()?;
+        let mut batch = self.pop_ready()?;
         let gaps_left = row.gaps.saturating_sub(self.gaps);
         let read_left = row.read.saturating_sub(self.read);
         self.rest = batch.split_off(row.to, gaps_left, read_left);
@@ -196,6 +214,7 @@ pub struct Ingest<R> {
     worker: usize,
     options: IngestOptions,
     decode: DecodeFn<R>,
+    format: Option<SharedFormat>,
     lanes: Vec<Lane>,
     next_lane: usize,
     epoch: Epoch,
@@ -229,6 +248,7 @@ impl<R> Ingest<R> {
             worker,
             options,
             decode,
+            format: None,
             lanes: Vec::new(),
             next_lane: 0,
             epoch: resume.epoch,
@@ -245,6 +265,12 @@ impl<R> Ingest<R> {
             ended: false,
             stopped: false,
         }
+    }
+
+    /// The same, with payloads of this format.
+    #[must_use]
+    pub fn with_format(self, format: Option<SharedFormat>) -> Self {
+        Self { format, ..self }
     }
 
     /// Adds a partition that was found: it begins idle, at the floor of the border that announced
@@ -269,8 +295,10 @@ impl<R> Ingest<R> {
             standing,
         } = position;
         self.ended = false;
+        let format = self.format.as_ref();
         self.lanes.push(Lane {
             partition,
+            unpack: format.map(|format| format.unpacker(inbox.waker())),
             inbox,
             rest: None,
             watermark: PartitionWatermark::resume(self.options.wait, max_event, floor),
@@ -514,7 +542,7 @@ impl<R> Ingest<R> {
         if !floor_is_known || lane.watermark.current() > limit {
             return None;
         }
-        lane.pop()
+        lane.pop_ready()
     }
 
     fn decode_batch(&mut self, index: usize, batch: RawBatch) -> Ingested<R> {
@@ -529,6 +557,7 @@ impl<R> Ingest<R> {
             options: &self.options,
             opened_at: self.opened_at,
             decode: &self.decode,
+            unpack: lane.unpack.as_deref_mut(),
             watermark: &mut lane.watermark,
             partition: lane.partition.id,
             records: Vec::with_capacity(batch.records.len()),
@@ -619,6 +648,7 @@ struct BatchWork<'a, R> {
     options: &'a IngestOptions,
     opened_at: EventTime,
     decode: &'a DecodeFn<R>,
+    unpack: Option<&'a mut (dyn Unpack + 'static)>,
     watermark: &'a mut PartitionWatermark,
     partition: PartitionId,
     records: Vec<Record<R>>,
@@ -643,7 +673,7 @@ impl<R> BatchWork<'_, R> {
         }
     }
 
-    fn decoded(&self, batch: &RawBatch, record: &RawRecord) -> Result<Decoded<R>, Rejection> {
+    fn decoded(&mut self, batch: &RawBatch, record: &RawRecord) -> Result<Decoded<R>, Rejection> {
         let value = batch
             .value(record)
             .ok_or_else(|| Rejection::new(Reason::NoValue, "the message has no payload"))?;
@@ -651,6 +681,10 @@ impl<R> BatchWork<'_, R> {
             let detail = "the record is longer than the longest that is read whole";
             return Err(Rejection::new(Reason::Undecodable, detail));
         }
+        let value = match &mut self.unpack {
+            Some(unpack) => unpack.unpack(value)?,
+            None => value,
+        };
         let decoded = (self.decode)(Message {
             value,
             key: batch.key(record),

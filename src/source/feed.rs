@@ -171,6 +171,12 @@ impl Inbox {
         Some(batch)
     }
 
+    /// Wakes the worker, as news of the reader do.
+    pub fn waker(&self) -> super::Waker {
+        let shared = Arc::clone(&self.0);
+        Box::new(move || (shared.wake)())
+    }
+
     /// Shows how far the partition is read.
     pub fn gauge(&self) -> FeedGauge {
         FeedGauge(Arc::clone(&self.0))

@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::time::{EventTime, Offset, PartitionId};
 
 pub use self::feed::{Feed, FeedGauge, FeedState, Inbox, feed};
+pub use self::format::{Format, Pack, SharedFormat, Unpack, Waker};
 
 pub mod file;
 #[cfg(feature = "kafka")]
@@ -20,6 +21,7 @@ pub mod murmur2;
 pub mod uri;
 
 mod feed;
+mod format;
 pub mod generate;
 
 /// One record as it was read.
@@ -166,6 +168,11 @@ pub trait Source: Send + Sync {
     /// What its offsets count: the ledger compares them with the records that were read.
     fn offset_unit(&self) -> OffsetUnit {
         OffsetUnit::Records
+    }
+
+    /// What payloads go through before a decoder sees them; `None`: nothing.
+    fn format(&self) -> Option<SharedFormat> {
+        None
     }
 
     /// Starts a reader for one worker. It begins without partitions.

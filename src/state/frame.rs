@@ -39,6 +39,8 @@ pub enum Kind {
     Base = 4,
     /// A load of dimension tables.
     Dimensions = 5,
+    /// A schema of messages.
+    Schema = 6,
 }
 
 /// What is wrong with an object.

@@ -15,6 +15,7 @@
 //! | [`config`] | how a configuration differs from that of the job |
 //! | [`checkpoint`] | the state of operators in one object per worker and checkpoint |
 //! | [`dims`] | loads of dimension tables |
+//! | [`schemas`] | schemas of messages, as a registry had them |
 //! | [`history`] | epochs that are kept for a replay, out of the way of a start |
 //! | [`replay`] | from where epochs can be run again, and whether the same comes of it |
 //! | [`retention`] | what may be deleted, and when |
@@ -51,6 +52,7 @@ pub mod manifest;
 pub mod memory;
 pub mod replay;
 pub mod retention;
+pub mod schemas;
 pub mod storage;
 #[cfg(test)]
 pub(crate) mod testing;

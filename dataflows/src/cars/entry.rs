@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use highwater::cli::registry::{Common, PipelineEntry, WindowDefaults, count};
+use highwater::cli::registry::{Common, MessageSchemas, PipelineEntry, WindowDefaults, count};
 use highwater::join::{DimTable, StoreLoader, TableSource};
 use highwater::runtime::Pipeline;
 use highwater::source::generate::EventModel;
@@ -82,6 +82,21 @@ impl PipelineEntry for CarsEntry {
             unmatched: common.unmatched,
             dims: Arc::new(StoreLoader::new(tables(args.stage, model.cars, common)?)),
         }))
+    }
+
+    fn schemas(&self, matches: &ArgMatches) -> Result<MessageSchemas, String> {
+        // The generator has no stages: it makes samples.
+        let stage = matches.try_get_one::<Stage>("stage").ok().flatten();
+        match stage {
+            Some(Stage::Detect | Stage::Count) => Err(
+                "this stage reads what highwater has written, and that is JSON: leave it out"
+                    .to_owned(),
+            ),
+            Some(Stage::Enrich) | None => Ok(MessageSchemas {
+                avro: include_str!("schema.avsc"),
+                json_schema: include_str!("schema.json"),
+            }),
+        }
     }
 
     fn model(&self, matches: &ArgMatches) -> Result<(Arc<dyn EventModel>, f64), String> {

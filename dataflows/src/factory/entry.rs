@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use highwater::cli::registry::{Common, PipelineEntry, WindowDefaults, count};
+use highwater::cli::registry::{Common, MessageSchemas, PipelineEntry, WindowDefaults, count};
 use highwater::runtime::Pipeline;
 use highwater::source::generate::EventModel;
 use highwater::time::Span;
@@ -64,6 +64,13 @@ impl PipelineEntry for FactoryEntry {
             return Err("factory has no dimension tables: leave --dims out".to_owned());
         }
         Ok(Arc::new(Factory))
+    }
+
+    fn schemas(&self, _: &ArgMatches) -> Result<MessageSchemas, String> {
+        Ok(MessageSchemas {
+            avro: include_str!("schema.avsc"),
+            json_schema: include_str!("schema.json"),
+        })
     }
 
     fn model(&self, matches: &ArgMatches) -> Result<(Arc<dyn EventModel>, f64), String> {

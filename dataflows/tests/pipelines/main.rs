@@ -16,6 +16,7 @@
 //! | [`memory`] | memory does not grow with the input |
 //! | [`asleep`] | nor while a database sleeps |
 //! | `http`, `prometheus` | what a run shows while it goes on is what its report says, and Prometheus reads it |
+//! | `registry` | messages whose schema a registry has |
 //! | [`kafka`], [`postgres`] | the same results through a broker and in a database, and when they restart |
 //!
 //! Tests that need a server or Python are ignored here; `dev/test` runs them.
@@ -37,6 +38,8 @@ mod memory;
 mod postgres;
 #[cfg(unix)]
 mod prometheus;
+#[cfg(unix)]
+mod registry;
 #[cfg(unix)]
 mod state;
 #[allow(dead_code, reason = "tests/chaos uses the rest of it")]

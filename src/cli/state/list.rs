@@ -7,7 +7,7 @@ use crate::sink::RunNumber;
 use crate::state::checkpoint::{CHECKPOINT, Checkpoint};
 use crate::state::history::{self, BASE, HISTORY, Objects};
 use crate::state::log::{LOG, LogItem, LogObject};
-use crate::state::{FrameError, StateError, Storage};
+use crate::state::{FrameError, StateError, Storage, schemas};
 
 /// What is said of an object.
 #[derive(Clone, Debug, Serialize)]
@@ -72,6 +72,9 @@ fn described(name: &str, object: Vec<u8>) -> Result<(Option<RunNumber>, String),
     if name.starts_with(BASE) {
         let epoch = history::decode_base(&object)?.epoch;
         return Ok((None, format!("a replay can start after epoch {epoch}")));
+    }
+    if name.starts_with(schemas::SCHEMAS) {
+        return Ok((None, "the schema of messages".to_owned()));
     }
     Ok((None, "other".to_owned()))
 }

@@ -14,10 +14,14 @@ use serde_json::Value;
 use super::row::Row;
 use crate::cli::error::CliError;
 use crate::cli::input::usage_or_failure;
+use crate::cli::schema::{self, ValueFormat, Wanted};
+use crate::decode::Rejection;
 use crate::sink::mask_secrets;
 use crate::source::file::FileSource;
 use crate::source::uri::{SourceOptions, parse_source};
-use crate::source::{Assignment, Inbox, Partition, RawBatch, SharedSource, Until, feed};
+use crate::source::{
+    Assignment, Inbox, Partition, RawBatch, SharedFormat, SharedSource, Unpack, Until, feed,
+};
 
 /// After so long without a record, what was read is shown.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -152,14 +156,24 @@ pub fn rows(
 ) -> Result<(), CliError> {
     let until = if follow { Until::Forever } else { Until::End };
     match target {
+        Target::Lines(_) | Target::Files(_) if ValueFormat::of(matches) != ValueFormat::Json => {
+            Err(CliError::usage(
+                "--value-format only means something with kafka://HOST:PORT/TOPIC",
+            ))
+        }
         Target::Lines(pattern) => lines(pattern, until, take).map(drop),
         Target::Topic(uri) => {
             let options = SourceOptions {
                 until,
                 ..crate::cli::kafka::source_options(matches)?
             };
+            let format = match Wanted::new(matches, "a topic:", uri)? {
+                Some(wanted) => Some(schema::viewer(&wanted, matches)? as SharedFormat),
+                None => None,
+            };
             let source = parse_source(uri, &options).map_err(usage_or_failure)?;
-            records(&source, until, message_row, take).map(drop)
+            let viewed = Viewed { source, format };
+            records(&viewed, until, message_row, take).map(drop)
         }
         Target::Files(_) if follow => Err(CliError::usage(
             "--follow: only lines (.ndjson) and topics grow; files appear whole",
@@ -199,16 +213,22 @@ fn file_rows(file: &Path, take: Take<'_>) -> Result<ControlFlow<()>, CliError> {
 fn lines(pattern: &str, until: Until, take: Take<'_>) -> Result<ControlFlow<()>, CliError> {
     let source = FileSource::new(pattern, until).map_err(CliError::usage)?;
     let source: SharedSource = Arc::new(source);
+    let format = None;
     records(
-        &source,
+        &Viewed { source, format },
         until,
-        |_, _, value, _| Row::of_payload(value),
+        |_, _, value, _| value.map_or_else(|_| Row::default(), Row::of_payload),
         take,
     )
 }
 
-/// A message of a topic: where it is, its time and key, then its payload.
-fn message_row(partition: &Partition, offset: u64, value: &[u8], about: About<'_>) -> Row {
+/// A message of a topic: where it is, its time and key, then its payload, or what is wrong with it.
+fn message_row(
+    partition: &Partition,
+    offset: u64,
+    value: Result<&[u8], Rejection>,
+    about: About<'_>,
+) -> Row {
     let mut fields = vec![
         ("partition".to_owned(), Value::from(partition.id.0)),
         ("offset".to_owned(), Value::from(offset)),
@@ -220,7 +240,13 @@ fn message_row(partition: &Partition, offset: u64, value: &[u8], about: About<'_
         .key
         .map(|key| String::from_utf8_lossy(key).into_owned());
     fields.push(("key".to_owned(), key.map_or(Value::Null, Value::from)));
-    fields.extend(Row::of_payload(value).0);
+    match value {
+        Ok(value) => fields.extend(Row::of_payload(value).0),
+        Err(rejection) => fields.push((
+            rejection.reason.as_str().to_owned(),
+            rejection.detail.into(),
+        )),
+    }
     Row(fields)
 }
 
@@ -231,23 +257,36 @@ pub struct About<'a> {
     time: Option<crate::time::EventTime>,
 }
 
-type ToRow = fn(&Partition, u64, &[u8], About<'_>) -> Row;
+type ToRow = fn(&Partition, u64, Result<&[u8], Rejection>, About<'_>) -> Row;
+
+/// What is read, and what its payloads go through.
+struct Viewed {
+    source: SharedSource,
+    format: Option<SharedFormat>,
+}
+
+/// A partition that is read.
+struct Open {
+    partition: Partition,
+    inbox: Inbox,
+    unpack: Option<Box<dyn Unpack>>,
+}
 
 /// Reads a source: its partitions one after the other, or, when it is followed, all at once.
 fn records(
-    source: &SharedSource,
+    viewed: &Viewed,
     until: Until,
     to_row: ToRow,
     take: Take<'_>,
 ) -> Result<ControlFlow<()>, CliError> {
-    let partitions = source.partitions().map_err(CliError::failed)?;
+    let partitions = viewed.source.partitions().map_err(CliError::failed)?;
     let at_once = if until == Until::Forever {
         partitions.len().max(1)
     } else {
         1
     };
     for partitions in partitions.chunks(at_once) {
-        if drain(source, partitions, to_row, take)?.is_break() {
+        if drain(viewed, partitions, to_row, take)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
     }
@@ -255,14 +294,14 @@ fn records(
 }
 
 fn drain(
-    source: &SharedSource,
+    viewed: &Viewed,
     partitions: &[Partition],
     to_row: ToRow,
     take: Take<'_>,
 ) -> Result<ControlFlow<()>, CliError> {
-    let mut reader = source.reader().map_err(CliError::failed)?;
+    let mut reader = viewed.source.reader().map_err(CliError::failed)?;
     let (news, has_news) = bounded(1);
-    let mut inboxes: Vec<(Partition, Inbox)> = Vec::new();
+    let mut inboxes: Vec<Open> = Vec::new();
     for partition in partitions {
         let news = news.clone();
         let (feed, inbox) = feed(move || {
@@ -274,14 +313,23 @@ fn drain(
             from: None,
             feed,
         });
-        inboxes.push((partition.clone(), inbox));
+        let format = viewed.format.as_ref();
+        inboxes.push(Open {
+            partition: partition.clone(),
+            unpack: format.map(|format| format.unpacker(inbox.waker())),
+            inbox,
+        });
     }
     while !inboxes.is_empty() {
         let mut is_idle = true;
-        for (partition, inbox) in &inboxes {
-            while let Some(batch) = inbox.pop() {
+        for open in &mut inboxes {
+            while let Some(batch) = open.inbox.pop() {
                 is_idle = false;
-                if batch_rows(partition, &batch, to_row, take)?.is_break() {
+                while open.unpack.as_mut().is_some_and(|it| !it.prepare(&batch)) {
+                    // Its schema is on its way; news of others come through here as well.
+                    let _ = has_news.recv_timeout(PAUSE);
+                }
+                if batch_rows(open, &batch, to_row, take)?.is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
             }
@@ -295,10 +343,10 @@ fn drain(
     Ok(ControlFlow::Continue(()))
 }
 
-fn forget_ended(inboxes: &mut Vec<(Partition, Inbox)>) -> Result<(), CliError> {
+fn forget_ended(inboxes: &mut Vec<Open>) -> Result<(), CliError> {
     let mut failed = None;
-    inboxes.retain(|(_, inbox)| {
-        let (state, has_batch) = inbox.state();
+    inboxes.retain(|open| {
+        let (state, has_batch) = open.inbox.state();
         if has_batch {
             return true;
         }
@@ -309,7 +357,7 @@ fn forget_ended(inboxes: &mut Vec<(Partition, Inbox)>) -> Result<(), CliError> {
 }
 
 fn batch_rows(
-    partition: &Partition,
+    open: &mut Open,
     batch: &RawBatch,
     to_row: ToRow,
     take: Take<'_>,
@@ -319,12 +367,12 @@ fn batch_rows(
             key: batch.key(record),
             time: record.append_time,
         };
-        let row = to_row(
-            partition,
-            record.offset.0,
-            batch.value(record).unwrap_or_default(),
-            about,
-        );
+        let value = batch.value(record);
+        let value = match (&mut open.unpack, value) {
+            (Some(unpack), Some(value)) => unpack.unpack(value),
+            (_, value) => Ok(value.unwrap_or_default()),
+        };
+        let row = to_row(&open.partition, record.offset.0, value, about);
         if take(Seen::Row(row))?.is_break() {
             return Ok(ControlFlow::Break(()));
         }

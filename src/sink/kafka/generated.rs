@@ -11,6 +11,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use super::producer::{self, Failure, Producer};
 use super::topic::{Topic, code};
 use crate::sink::SinkError;
+use crate::source::Pack;
 use crate::source::generate::drive::{LogRecord, LogWriter, check_end, write_log};
 use crate::source::generate::{EventLog, GenerateError, Progress};
 use crate::time::EventTime;
@@ -76,8 +77,9 @@ impl LogTopic {
     }
 
     /// Writes `log` into the topic's partitions, a live log at the pace of the wall clock, and
-    /// returns when all replicas in sync have acknowledged all of it. When `progress` breaks, that
-    /// is what has been sent so far.
+    /// returns when all replicas in sync have acknowledged all of it. Events go through `pack`;
+    /// garbage, and everything without it, is sent as it is. When `progress` breaks, that is what
+    /// has been sent so far.
     ///
     /// # Errors
     /// When the log has no end (and is not live), when a broker refuses a message, or when brokers
@@ -85,6 +87,7 @@ impl LogTopic {
     pub fn write(
         &self,
         log: &EventLog,
+        pack: Option<&dyn Pack>,
         progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<Progress, GenerateError> {
         check_end(log)?;
@@ -93,6 +96,8 @@ impl LogTopic {
             topic: &self.topic,
             producer: producer::create(&self.topic).map_err(generate_error)?,
             log: &log,
+            pack,
+            packed: Vec::new(),
             key: Vec::new(),
             sent: 0,
             seen: (0, Instant::now()),
@@ -120,6 +125,9 @@ struct TopicWriter<'a> {
     topic: &'a Topic,
     producer: Producer,
     log: &'a EventLog,
+    pack: Option<&'a dyn Pack>,
+    /// The event as the message of that format.
+    packed: Vec<u8>,
     key: Vec<u8>,
     /// How many messages the producer was given.
     sent: u64,
@@ -130,11 +138,29 @@ struct TopicWriter<'a> {
 }
 
 impl TopicWriter<'_> {
-    fn send(&mut self, record: &LogRecord<'_>) -> Result<(), KafkaError> {
+    fn is_packed(&self, record: &LogRecord<'_>) -> bool {
+        self.pack.is_some() && !record.is_garbage
+    }
+
+    /// Makes the event a message of the format, if there is one.
+    fn pack(&mut self, record: &LogRecord<'_>) -> Result<(), GenerateError> {
+        let Some(pack) = self.pack.filter(|_| !record.is_garbage) else {
+            return Ok(());
+        };
+        self.packed.clear();
+        let packed = pack.pack(record.value, &mut self.packed);
+        packed.map_err(|reason| GenerateError::Config(format!("event {}: {reason}", record.index)))
+    }
+
+    fn send(&self, record: &LogRecord<'_>) -> Result<(), KafkaError> {
         let message = BaseRecord {
             topic: &self.topic.name,
             partition: i32::try_from(record.partition).ok(),
-            payload: Some(record.value),
+            payload: Some(if self.is_packed(record) {
+                self.packed.as_slice()
+            } else {
+                record.value
+            }),
             key: Some(self.key.as_slice()).filter(|key| !key.is_empty()),
             // The protocol has no times before 1970.
             timestamp: Some(self.stamped.1.0.max(0)),
@@ -210,6 +236,7 @@ impl LogWriter for TopicWriter<'_> {
             self.key.clear();
             self.log.key(record.index, &mut self.key);
         }
+        self.pack(record)?;
         while let Err(error) = self.send(record) {
             let code = code(&error);
             if code != Code::QueueFull || self.outstanding() == 0 {

@@ -23,6 +23,12 @@ pub(crate) struct LogRecord<'a> {
     pub partition: u32,
     /// The event, its duplicate, or the garbage after it.
     pub value: &'a [u8],
+    /// Whether it is garbage.
+    #[cfg_attr(
+        not(feature = "kafka"),
+        expect(dead_code, reason = "only messages have a format of their own")
+    )]
+    pub is_garbage: bool,
 }
 
 /// Where the records of a log go.
@@ -72,6 +78,7 @@ pub(crate) fn write_log(
                 index,
                 partition,
                 value,
+                is_garbage: lines.garbage == Some((start, end)),
             })?;
             done.records += 1;
             done.bytes += value.len() as u64 + 1;

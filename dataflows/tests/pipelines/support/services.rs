@@ -82,6 +82,7 @@ static KAFKA: RwLock<()> = RwLock::new(());
 static KAFKA3: RwLock<()> = RwLock::new(());
 static POSTGRES: RwLock<()> = RwLock::new(());
 static S3: RwLock<()> = RwLock::new(());
+static REGISTRY: RwLock<()> = RwLock::new(());
 
 /// What `dev/services` calls the brokers of the cluster.
 pub const BROKERS: [&str; 3] = ["kafka3a", "kafka3b", "kafka3c"];
@@ -149,6 +150,16 @@ pub fn s3() -> Server {
 /// The object store, to be killed.
 pub fn s3_alone() -> Victim {
     alone(&S3, "AWS_ENDPOINT_URL", "s3")
+}
+
+/// The schema registry.
+pub fn registry() -> Server {
+    shared(&REGISTRY, "HIGHWATER_TEST_REGISTRY")
+}
+
+/// The schema registry, to be killed.
+pub fn registry_alone() -> Victim {
+    alone(&REGISTRY, "HIGHWATER_TEST_REGISTRY", "registry")
 }
 
 impl Server {
