@@ -567,6 +567,7 @@ pub fn run_into(
         window: knobs.window,
         late: Late::Divert,
         dims_policy: Policy::AsOf,
+        dims_wait: Span::ZERO,
         ingest,
     };
     let source: Arc<dyn Source> = Arc::new(script);
