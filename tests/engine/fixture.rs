@@ -567,7 +567,6 @@ pub fn run_into(
         window: knobs.window,
         late: Late::Divert,
         dims_policy: Policy::AsOf,
-        dims_wait: Span::ZERO,
         ingest,
     };
     let source: Arc<dyn Source> = Arc::new(script);
