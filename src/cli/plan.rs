@@ -12,7 +12,6 @@ use super::registry::{Common, PipelineEntry};
 use super::schema::SharedSchemas;
 use super::target::{self, Target};
 use crate::flow::FlowOptions;
-use crate::join::Policy;
 use crate::runtime::control::wall_clock;
 use crate::runtime::ingest::IngestOptions;
 use crate::runtime::{Pipeline, describe};
@@ -130,13 +129,6 @@ impl Settings {
         let or_zero = |id| span(id).unwrap_or_default();
         let window = WindowSpec::new(size, slide, or_zero("offset"), or_zero("keep"))
             .map_err(|error| CliError::Usage(format!("--window, --slide: {error}")))?;
-        let policy: Policy = matches.get_one("dims-policy").copied().unwrap_or_default();
-        if or_zero("dims-wait") > Span::ZERO && policy == Policy::Static {
-            return Err(CliError::usage(
-                "--dims-wait: with --dims-policy static no change of the tables counts, so there is \
-                 nothing to wait for; leave one of them out",
-            ));
-        }
         let from = matches
             .get_one::<String>("from")
             .cloned()
@@ -213,7 +205,6 @@ impl Settings {
                 .copied()
                 .unwrap_or(crate::window::Late::Divert),
             dims_policy: matches.get_one("dims-policy").copied().unwrap_or_default(),
-            dims_wait: span("dims-wait"),
             ingest: IngestOptions {
                 topic: source.name(),
                 wait: self.wait,

@@ -11,23 +11,20 @@ use timely::dataflow::operators::probe::Handle as ProbeHandle;
 
 use super::{Blocks, Keep};
 use crate::decode::DeadLetter;
-use crate::epoch::{EpochEntry, Resume};
-use crate::join::{DimWait, Policy};
+use crate::epoch::Resume;
+use crate::join::Policy;
 use crate::ledger::{Ledger, LedgerError};
 use crate::runtime::control::{ControlView, Notices};
-use crate::runtime::ingest::{IngestOptions, MOST_EPOCH_BYTES};
+use crate::runtime::ingest::IngestOptions;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::{Failure, RunError};
 use crate::sink::{OutputSpec, SinkContext, SinkFactory};
 use crate::source::SharedSource;
-use crate::time::{Epoch, Span, Time};
+use crate::time::{Epoch, Time};
 use crate::window::{Late, WindowSpec};
 
 /// How far the sources may run ahead of what is committed, in epochs.
 const EPOCHS_AHEAD: u64 = 4;
-/// How many bytes of records may wait for dimension rows on a worker: as many as its epochs ahead
-/// may hold.
-const WAITING_BYTES: u64 = EPOCHS_AHEAD * MOST_EPOCH_BYTES;
 
 /// What the options of a run mean to the operators.
 #[derive(Clone, Debug)]
@@ -38,8 +35,6 @@ pub struct FlowOptions {
     pub late: Late,
     /// Which version of a dimension row a record sees.
     pub dims_policy: Policy,
-    /// For how long records wait for changes of the dimension tables.
-    pub dims_wait: Span,
     /// The rules of reading.
     pub ingest: IngestOptions,
 }
@@ -109,8 +104,6 @@ pub struct WorkerContext {
     pub main_ends: Cell<usize>,
     /// What gathers the parts of checkpoints, when the run has a state.
     pub keep: Option<Keep>,
-    /// Which epochs wait for dimension rows, if any do.
-    pub dims_wait: RefCell<Option<DimWait>>,
     /// The frontier of what all sinks have committed.
     pub committed: ProbeHandle<Time>,
     /// What all workers share.
@@ -118,45 +111,9 @@ pub struct WorkerContext {
 }
 
 impl WorkerContext {
-    /// Whether more records of `epoch` may be read: not too far ahead of what is committed, and not
-    /// too many while others wait for dimension rows.
+    /// Whether records of `epoch` may be read: not too far ahead of what is committed.
     pub fn may_read(&self, epoch: Epoch) -> bool {
-        let waits = self.dims_wait.borrow();
-        let has_room = waits
-            .as_ref()
-            .is_none_or(|wait| wait.bytes() < WAITING_BYTES);
-        has_room && self.may_close(epoch)
-    }
-
-    /// Whether `epoch` may be closed: not too far ahead of what is committed. Epochs that wait for
-    /// dimension rows do not count: it is later borders that end their wait.
-    pub fn may_close(&self, epoch: Epoch) -> bool {
-        let waits = self.dims_wait.borrow();
-        let reached = waits.as_ref().map_or(epoch, |wait| epoch.min(wait.first()));
-        reached.0 < self.uncommitted().saturating_add(EPOCHS_AHEAD)
-    }
-
-    /// So many bytes of records were read in `epoch`, as far as those are concerned who wait.
-    pub(super) fn has_read(&self, epoch: Epoch, bytes: u64) {
-        if let Some(wait) = &mut *self.dims_wait.borrow_mut() {
-            wait.read(epoch, bytes);
-        }
-    }
-
-    /// The border of the next epoch was decided, as far as those are concerned who wait.
-    pub(super) fn decided(&self, entry: &EpochEntry) {
-        if let Some(wait) = &mut *self.dims_wait.borrow_mut() {
-            wait.decided(entry.epoch, entry.opened_at, entry.ending.is_some());
-            wait.forget_before(Epoch(self.uncommitted()));
-        }
-    }
-
-    /// The epoch whose dimension rows records of `epoch` see; `None`: they wait.
-    pub(super) fn rows_seen_by(&self, epoch: Epoch) -> Option<Epoch> {
-        let waits = self.dims_wait.borrow();
-        waits
-            .as_ref()
-            .map_or(Some(epoch), |wait| wait.seen_by(epoch))
+        epoch.0 < self.uncommitted().saturating_add(EPOCHS_AHEAD)
     }
 
     /// Whether every sink has committed `epoch`.

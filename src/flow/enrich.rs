@@ -4,9 +4,6 @@
 //! versions that were logged up to epoch `k - 2` (a refresh recorded at border `k` takes effect in
 //! epoch `k + 2`, which no worker opens before it has the mark of border `k`: so nobody waits).
 //!
-//! With `--dims-wait`, epoch `k` is held back here, and with it all that follows from it, until the
-//! epoch is known whose rows it sees (see [`DimWait`]).
-//!
 //! The rows are a differential collection of `(key, version)`, replicated to each worker and
 //! arranged there; the operator follows the arrangement's batches into an [`AsOfIndex`]. The
 //! dimension input has no path to the output, so its clock never bounds the watermark.
@@ -36,9 +33,9 @@ use timely::progress::frontier::MutableAntichain;
 use super::context::WorkerContext;
 use super::{Block, Blocks, Flow, Record};
 use crate::decode::{DeadLetter, Reason};
-use crate::join::{AsOfIndex, DimStore, DimValue, DimWait, Policy, Version};
+use crate::join::{AsOfIndex, DimStore, DimValue, Policy, Version};
 use crate::ledger::Fate;
-use crate::time::{Epoch, EventTime, Span, Time};
+use crate::time::{Epoch, EventTime, Time};
 
 type Spine<K, V> = ValSpine<K, Version<V>, Time, i64>;
 type Update<K, V> = ((K, Version<V>), Time, i64);
@@ -95,10 +92,6 @@ impl<'s> Flow<'s> {
                 .wake(scope.activator_for(Rc::clone(&info.address)));
             let (first, dims) = (context.run.resume.epoch, context.run.resume.dims);
             let dims_next = context.run.resume.dims_next;
-            let wait = context.run.options.dims_wait;
-            if wait > Span::ZERO {
-                *context.dims_wait.borrow_mut() = Some(DimWait::new(wait, first));
-            }
             let mut desk = DimDesk {
                 store,
                 context,
@@ -180,7 +173,6 @@ impl<K: DimValue, V: DimValue> DimDesk<K, V> {
         while self.capability.is_some()
             && let Some(entry) = self.context.view.mark(self.next)
         {
-            self.context.decided(&entry);
             let effective = self.next.next().next();
             if let Some(number) = entry.dims
                 && self.context.run.options.dims_policy != Policy::Static
@@ -250,12 +242,11 @@ impl<'s, R: Clone + 'static> Blocks<'s, R> {
                 });
                 let (mut output, mut dead_output) = (output.activate(), dead_output.activate());
                 while let Some((capability, _, _)) = stash.front()
-                    && let Some(seen) = join.context.rows_seen_by(capability.time().epoch)
-                    && is_loaded(seen, &frontiers[1])
+                    && is_loaded(capability.time().epoch, &frontiers[1])
                     && let Some((capability, dead_capability, blocks)) = stash.pop_front()
                 {
                     let epoch = capability.time().epoch;
-                    join.apply_up_to(seen);
+                    join.apply_up_to(epoch);
                     let mut session = output.session(&capability);
                     for block in blocks {
                         let (block, letters) = join.block(epoch, &block);

@@ -235,7 +235,6 @@ impl<R: Clone + 'static> SourceDesk<R> {
             bytes,
         } = ingested;
         let epoch = self.ingest.epoch();
-        self.context.has_read(epoch, bytes);
         *self
             .context
             .ledger
@@ -265,7 +264,7 @@ impl<R: Clone + 'static> SourceDesk<R> {
         if let Some(border) = self.context.view.border()
             && border.epoch == self.ingest.epoch()
             && self.ingest.may_close()
-            && self.context.may_close(border.epoch)
+            && self.context.may_read(border.epoch)
         {
             let report = self.ingest.close(border.next_opened_at, border.stop);
             self.context.view.report(report);
@@ -298,7 +297,7 @@ impl<R: Clone + 'static> SourceDesk<R> {
         let Some(recorded) = self.context.view.recorded(epoch) else {
             return false;
         };
-        if !self.context.may_close(epoch) {
+        if !self.context.may_read(epoch) {
             return false;
         }
         if !self.ingest.is_replaying() {

@@ -8,7 +8,6 @@
 //! * [`AsOfIndex`]: the versions of each key in time order, and the look-up.
 //! * [`DimRecord`]: a row before a pipeline has read it.
 //! * [`TableSource`]: where tables come from; [`crate::tables`] has the real places.
-//! * [`DimWait`]: which epochs wait for changes that come later.
 //! * [`refresh`]: finds what has changed between two loads.
 
 use std::hash::Hash;
@@ -24,13 +23,11 @@ pub use self::index::{AsOfIndex, Policy};
 pub use self::load::{Load, TableSource};
 pub use self::record::DimRecord;
 pub use self::refresh::{Change, DimLoader, DimStore, Snapshot, StoreLoader};
-pub use self::wait::DimWait;
 
 pub mod index;
 mod load;
 mod record;
 pub mod refresh;
-mod wait;
 
 /// The column that says from when on a row is valid; a table may have it besides its own.
 pub const VALID_FROM: &str = "valid_from";

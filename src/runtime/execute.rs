@@ -1,6 +1,6 @@
 //! Builds and steps the dataflows of all workers.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -824,7 +824,6 @@ fn worker_context(
         ledger: Ledger::default().into(),
         main_ends: Cell::new(0),
         keep,
-        dims_wait: RefCell::new(None),
         committed: ProbeHandle::new(),
         run,
     })

@@ -38,8 +38,6 @@ const CONFIRMED: Duration = Duration::from_secs(5);
 const EPOCH_RECORDS: u64 = 400_000;
 /// ... or so many bytes.
 const EPOCH_BYTES: u64 = 48 << 20;
-/// Behind so much nothing more is read into an epoch.
-pub const MOST_EPOCH_BYTES: u64 = 2 * EPOCH_BYTES;
 /// Partitions wait when they are this many windows ahead of the slowest one with records.
 const ALIGNMENT: i64 = 16;
 
@@ -478,7 +476,7 @@ impl<R> Ingest<R> {
         if let Some(entry) = self.recorded.clone() {
             return self.next_recorded(&entry);
         }
-        if self.stopped || self.read >= 2 * EPOCH_RECORDS || self.read_bytes >= MOST_EPOCH_BYTES {
+        if self.stopped || self.read >= 2 * EPOCH_RECORDS || self.read_bytes >= 2 * EPOCH_BYTES {
             return None;
         }
         let here = self.slowest_here();

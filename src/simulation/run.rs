@@ -229,7 +229,6 @@ fn flow(shape: &Shape) -> FlowOptions {
         window: window.expect("these windows make sense"),
         late: Late::Drop,
         dims_policy: Policy::AsOf,
-        dims_wait: Span::ZERO,
         ingest: IngestOptions {
             topic: "simulated".to_owned(),
             wait: Span(shape.wait),

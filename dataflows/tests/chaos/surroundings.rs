@@ -172,7 +172,7 @@ fn kafka_dims_change_while_nobody_runs() {
         Victims::Nobody,
         &outputs,
     );
-    bed.flags = "--dims-refresh 100ms --dims-wait 300ms".to_owned();
+    bed.flags = "--dims-refresh 100ms".to_owned();
     bed.version_cars();
     let mut run = bed.start_any();
     bed.until_it_works(&mut run);

@@ -16,10 +16,6 @@ struct Followed {
 const HEADER: &str = "car_id,driver_id,model_id,color_id,valid_from\n";
 const BLACK: &str = "1000001,1,1,1,\n";
 
-fn event(time: &str) -> String {
-    format!(r#"{{"event_time":"{time}","car_id":1000001,"speed":10.0,"rpm":1,"gear":1}}"#)
-}
-
 impl Followed {
     fn new() -> Self {
         let place = Place::new();
@@ -39,7 +35,9 @@ impl Followed {
 
     /// Sends an event of this time; what it looks like when it comes out.
     fn send(&mut self, time: &str) -> Value {
-        self.place.append("in.ndjson", &[event(time)]);
+        let event =
+            format!(r#"{{"event_time":"{time}","car_id":1000001,"speed":10.0,"rpm":1,"gear":1}}"#);
+        self.place.append("in.ndjson", &[event]);
         self.sent += 1;
         let (place, sent) = (&self.place, self.sent);
         let rows = self.run.until("the event comes out", || {
@@ -78,94 +76,6 @@ impl Followed {
         let done = self.run.interrupt();
         assert_eq!(done.code, 130, "{}", done.stderr);
     }
-}
-
-/// A row comes after the records for which it counts, and the process is killed while they wait.
-#[test]
-fn records_wait_for_rows_that_come_later_whoever_is_killed() {
-    let place = Place::new();
-    place.ok("dims cars --to dims");
-    place.write("dims/cars.csv", format!("{HEADER}{BLACK}"));
-    place.write("in.ndjson", "");
-    let line = |workers: u32| {
-        format!(
-            "run cars --from file:in.ndjson --follow --dims dir:dims --dims-refresh 50ms --dims-wait 5s \
-             --epoch 20ms --checkpoint 100ms --history 1h --wait 1h --state state \
-             --to enriched=ndjson:out.ndjson -w {workers}"
-        )
-    };
-    let send = |time: &str| {
-        place.append("in.ndjson", &[event(time)]);
-    };
-    let rows = |run: &mut Running, count: usize| {
-        run.until("the events come out", || {
-            Some(place.rows("out.ndjson")).filter(|rows| rows.len() >= count)
-        })
-    };
-    let mut run = place.start(&line(2));
-    send("2024-01-01T10:01:00Z");
-    run.until("the event is recorded", || recorded(&place));
-    assert_eq!(place.rows("out.ndjson").len(), 0);
-    run.kill();
-    let silver = "1000001,2,1,7,2024-01-01T10:00:00Z\n";
-    place.replace("dims/cars.csv", &format!("{HEADER}{BLACK}{silver}"));
-    let mut run = place.start(&line(3));
-    send("2024-01-01T10:02:00Z");
-    send("2024-01-01T09:59:00Z");
-    let found = rows(&mut run, 3);
-    let drivers: Vec<_> = found.iter().map(|row| row["driver_id"].clone()).collect();
-    assert_eq!(drivers, [2, 2, 1], "{found:?}");
-    // A stop ends the wait.
-    send("2024-01-01T10:03:00Z");
-    run.until("the event is recorded", || recorded(&place));
-    let done = run.interrupt();
-    assert_eq!(done.code, 130, "{}", done.stderr);
-    assert_eq!(place.rows("out.ndjson").len(), 4);
-    for workers in [1, 4] {
-        place.ok(&format!("replay state --from file:in.ndjson -w {workers}"));
-    }
-    let error = place.run(&line(1).replace("5s", "6s")).failed_with(4);
-    assert!(
-        error.contains("dims_wait") || error.contains("dims-wait"),
-        "{error}"
-    );
-}
-
-/// Whether all that is in the file belongs to epochs in the log.
-fn recorded(place: &Place) -> Option<()> {
-    let shown = place.run("state show state --json").stdout;
-    let shown: Value = serde_json::from_str(&shown).ok()?;
-    let length = place.read("in.ndjson").len() as u64;
-    (shown["logged"]["partitions"]["0"][0].as_u64()? == length).then_some(())
-}
-
-/// The end of the input ends the wait, and nothing else is changed by it.
-#[test]
-fn nothing_waits_behind_the_end_of_the_input() {
-    let place = generated("--events 20_000 --disorder 8s --late-fraction 0.01 --garbage 0.005");
-    let run = |name: &str, more: &str| {
-        place.ok(&format!(
-            "run cars --quiet --from file:in/*.ndjson --dims dir:dims --window 1m --wait 5s --epoch 5ms \
-             --to windows=ndjson:{name}-w --to late=ndjson:{name}-l {more}"
-        ));
-        let sorted = |file: &str| {
-            let mut lines: Vec<_> = place.read(file).lines().map(str::to_owned).collect();
-            lines.sort();
-            lines
-        };
-        (sorted(&format!("{name}-w")), sorted(&format!("{name}-l")))
-    };
-    let plain = run("plain", "-w 1");
-    assert!(plain.0.len() > 10 && !plain.1.is_empty());
-    for workers in [1, 4] {
-        let name = format!("waited-{workers}");
-        let more = format!("--dims-wait 1h --dims-refresh 1s -w {workers}");
-        assert_eq!(run(&name, &more), plain);
-    }
-    let error = place
-        .run("run cars --dims-wait 5s --dims-policy static")
-        .failed_with(2);
-    assert!(error.contains("--dims-policy static"), "{error}");
 }
 
 #[test]
