@@ -19,6 +19,7 @@ pub mod kafka;
 pub mod murmur2;
 pub mod uri;
 
+mod arrivals;
 mod feed;
 pub mod generate;
 
