@@ -2,24 +2,37 @@
 
 use std::io::{self, Write};
 
+#[cfg(feature = "parquet")]
+use parquet::record::Field;
+
 use super::{At, TableFormat, Value, Whole};
+#[cfg(feature = "parquet")]
+use crate::join::VALID_FROM;
 use crate::join::{DimError, DimTable};
 use crate::rows::Rows;
 use crate::sink::encode::Projection;
 #[cfg(feature = "parquet")]
 use crate::sink::encode::columnar::{Codec, ParquetEncoder, TimeUnit};
 use crate::sink::encode::csv::CsvEncoder;
+#[cfg(feature = "parquet")]
+use crate::time::EventTime;
 
 /// The file of a table: `cars.csv`.
 pub(super) fn file_name(table: &DimTable, format: TableFormat) -> String {
     format!("{}.{}", table.name, format.extension())
 }
 
-/// The table in a file that messages call `name`.
-pub(super) fn decode(name: &str, bytes: Vec<u8>, format: TableFormat) -> Result<Whole, DimError> {
+/// The rows of `table` in a file that messages call `name`; of Parquet files only the columns that
+/// the table has, whatever others hold.
+pub(super) fn decode(
+    table: &DimTable,
+    name: &str,
+    bytes: Vec<u8>,
+    format: TableFormat,
+) -> Result<Whole, DimError> {
     match format {
         TableFormat::Csv => decode_csv(name, &bytes),
-        TableFormat::Parquet => decode_parquet(name, bytes),
+        TableFormat::Parquet => decode_parquet(table, name, bytes),
     }
 }
 
@@ -44,33 +57,61 @@ fn decode_csv(name: &str, bytes: &[u8]) -> Result<Whole, DimError> {
 }
 
 #[cfg(feature = "parquet")]
-fn decode_parquet(name: &str, bytes: Vec<u8>) -> Result<Whole, DimError> {
+fn decode_parquet(wanted: &DimTable, name: &str, bytes: Vec<u8>) -> Result<Whole, DimError> {
     use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::schema::types::Type;
 
     let wrong = |error: &dyn std::fmt::Display| DimError(format!("{name}: {error}"));
     let reader =
         SerializedFileReader::new(bytes::Bytes::from(bytes)).map_err(|error| wrong(&error))?;
     let schema = reader.metadata().file_metadata().schema();
-    let columns = schema.get_fields().iter().map(|field| field.name());
+    let is_wanted =
+        |name: &str| name == VALID_FROM || wanted.columns.iter().any(|column| column.name == name);
+    let fields = schema.get_fields().iter();
+    let fields: Vec<_> = fields.filter(|it| is_wanted(it.name())).cloned().collect();
+    let nanoseconds: Vec<_> = fields
+        .iter()
+        .map(|field| is_in_nanoseconds(field))
+        .collect();
     let mut table = Whole {
         name: name.to_owned(),
-        columns: columns.map(str::to_owned).collect(),
+        columns: fields.iter().map(|it| it.name().to_owned()).collect(),
         rows: Vec::new(),
     };
-    let rows = reader.get_row_iter(None).map_err(|error| wrong(&error))?;
-    for (index, row) in rows.enumerate() {
+    if fields.is_empty() {
+        // That the columns are missing is said by whoever needs them, with the names that are there.
+        let names = schema.get_fields().iter().map(|it| it.name().to_owned());
+        table.columns = names.collect();
+        return Ok(table);
+    }
+    let wanted = Type::group_type_builder(schema.name()).with_fields(fields);
+    let wanted = wanted.build().map_err(|error| wrong(&error))?;
+    let rows = reader.get_row_iter(Some(wanted));
+    for (index, row) in rows.map_err(|error| wrong(&error))?.enumerate() {
         let row = row.map_err(|error| wrong(&error))?;
-        let cells = row.get_column_iter().map(|(_, field)| value(field));
+        let cells = row.get_column_iter().zip(&nanoseconds);
+        let cells = cells.map(|((_, field), in_nanoseconds)| match field {
+            Field::Long(nanos) if *in_nanoseconds => {
+                Value::Time(EventTime(nanos.div_euclid(1_000_000)))
+            }
+            field => value(field),
+        });
         table.rows.push((At::Row(index + 1), cells.collect()));
     }
     Ok(table)
 }
 
+/// Whether a column holds times in nanoseconds: the reader of rows takes them for whole numbers.
 #[cfg(feature = "parquet")]
-fn value(field: &parquet::record::Field) -> Value {
-    use crate::time::EventTime;
-    use parquet::record::Field;
+fn is_in_nanoseconds(field: &parquet::schema::types::Type) -> bool {
+    use parquet::basic::{LogicalType, TimeUnit};
 
+    let kind = field.get_basic_info().logical_type_ref();
+    matches!(kind, Some(LogicalType::Timestamp(it)) if it.unit == TimeUnit::NANOS)
+}
+
+#[cfg(feature = "parquet")]
+fn value(field: &Field) -> Value {
     let other = |kind: &str| Value::Other(kind.to_owned(), field.to_string());
     match field {
         Field::Null => Value::Null,
@@ -102,7 +143,7 @@ fn value(field: &parquet::record::Field) -> Value {
 }
 
 #[cfg(not(feature = "parquet"))]
-fn decode_parquet(name: &str, _: Vec<u8>) -> Result<Whole, DimError> {
+fn decode_parquet(_: &DimTable, name: &str, _: Vec<u8>) -> Result<Whole, DimError> {
     Err(DimError(format!("{name}: {WITHOUT_PARQUET}")))
 }
 
@@ -150,5 +191,79 @@ pub(super) fn encode<W: Write + Send>(rows: &Rows, format: TableFormat, to: W) -
         }
         #[cfg(not(feature = "parquet"))]
         TableFormat::Parquet => Err(io::Error::new(io::ErrorKind::Unsupported, WITHOUT_PARQUET)),
+    }
+}
+
+#[cfg(all(test, feature = "parquet"))]
+mod tests {
+    use std::sync::Arc;
+
+    use parquet::column::writer::ColumnWriter;
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    use super::*;
+    use crate::rows::{Column, ColumnType};
+
+    const CARS: DimTable = DimTable {
+        name: "cars",
+        columns: &[Column::new("car_id", ColumnType::Int)],
+    };
+
+    /// A file of one row; each of its columns holds a whole number, or bytes of it.
+    fn file(schema: &str, cells: &[i64]) -> Vec<u8> {
+        let schema = Arc::new(parse_message_type(schema).expect("a schema"));
+        let properties = Arc::new(WriterProperties::default());
+        let mut writer = SerializedFileWriter::new(Vec::new(), schema, properties).expect("begins");
+        let mut group = writer.next_row_group().expect("begins");
+        for cell in cells {
+            let mut column = group.next_column().expect("begins").expect("a column");
+            match column.untyped() {
+                ColumnWriter::Int64ColumnWriter(it) => it.write_batch(&[*cell], None, None),
+                ColumnWriter::Int32ColumnWriter(it) => it.write_batch(&[*cell as i32], None, None),
+                ColumnWriter::FixedLenByteArrayColumnWriter(it) => {
+                    it.write_batch(&[vec![*cell as u8; 12].into()], None, None)
+                }
+                _ => panic!("a column of another type"),
+            }
+            .expect("written");
+            column.close().expect("closed");
+        }
+        group.close().expect("closed");
+        writer.into_inner().expect("closed")
+    }
+
+    fn decoded(schema: &str, cells: &[i64]) -> Whole {
+        let bytes = file(schema, cells);
+        decode(&CARS, "cars.parquet", bytes, TableFormat::Parquet).expect("a table")
+    }
+
+    #[test]
+    fn columns_that_nobody_asks_for_are_not_looked_at() {
+        // An interval ends the reader of rows.
+        let schema = "message m { required fixed_len_byte_array(12) every (INTERVAL); \
+                      required int64 car_id; required int32 more; }";
+        let whole = decoded(schema, &[1, 7, 5]);
+        assert_eq!(whole.columns, ["car_id"]);
+        assert_eq!(whole.rows, [(At::Row(1), vec![Value::Int(7)])]);
+    }
+
+    #[test]
+    fn times_in_nanoseconds_are_cut_to_milliseconds() {
+        let schema = "message m { required int64 car_id; \
+                      required int64 valid_from (TIMESTAMP(NANOS,true)); }";
+        let whole = decoded(schema, &[7, -1]);
+        let time = Value::Time(EventTime(-1));
+        assert_eq!(whole.rows[0].1, [Value::Int(7), time]);
+    }
+
+    #[test]
+    fn a_file_without_any_column_of_the_table_says_what_it_has() {
+        let whole = decoded("message m { required int64 car; }", &[7]);
+        assert_eq!(
+            (whole.columns, whole.rows.len()),
+            (vec!["car".to_owned()], 0)
+        );
     }
 }

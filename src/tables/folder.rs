@@ -22,14 +22,14 @@ impl FolderPlace {
     fn read_table(&self, table: &DimTable) -> Result<Whole, DimError> {
         let csv = self.dir.join(file_name(table, TableFormat::Csv));
         if csv.is_file() {
-            return read_file(&csv, TableFormat::Csv);
+            return read_file(table, &csv, TableFormat::Csv);
         }
         let parquet = self.dir.join(file_name(table, TableFormat::Parquet));
         if parquet.is_dir() {
-            return read_folder(&parquet);
+            return read_folder(table, &parquet);
         }
         if parquet.exists() {
-            return read_file(&parquet, TableFormat::Parquet);
+            return read_file(table, &parquet, TableFormat::Parquet);
         }
         Err(DimError(format!(
             "{}: neither {name}.csv nor {name}.parquet is there; `highwater dims` makes the tables",
@@ -43,12 +43,12 @@ fn wrong(path: &Path, error: &dyn std::fmt::Display) -> DimError {
     DimError(format!("{}: {error}", path.display()))
 }
 
-fn read_file(path: &Path, format: TableFormat) -> Result<Whole, DimError> {
+fn read_file(table: &DimTable, path: &Path, format: TableFormat) -> Result<Whole, DimError> {
     let bytes = fs::read(path).map_err(|error| wrong(path, &error))?;
-    decode(&path.display().to_string(), bytes, format)
+    decode(table, &path.display().to_string(), bytes, format)
 }
 
-fn read_folder(path: &Path) -> Result<Whole, DimError> {
+fn read_folder(table: &DimTable, path: &Path) -> Result<Whole, DimError> {
     let mut files = Vec::new();
     for entry in fs::read_dir(path).map_err(|error| wrong(path, &error))? {
         let file = entry.map_err(|error| wrong(path, &error))?.path();
@@ -60,7 +60,7 @@ fn read_folder(path: &Path) -> Result<Whole, DimError> {
     if files.is_empty() {
         return Err(wrong(path, &"there is no Parquet file in this folder"));
     }
-    let read = |table, file: &PathBuf| append(table, read_file(file, TableFormat::Parquet)?);
+    let read = |whole, file: &PathBuf| append(whole, read_file(table, file, TableFormat::Parquet)?);
     files.iter().try_fold(Whole::default(), read)
 }
 

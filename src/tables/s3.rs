@@ -63,7 +63,8 @@ impl BucketPlace {
         for format in [TableFormat::Csv, TableFormat::Parquet] {
             let name = file_name(table, format);
             if let Some(bytes) = self.get(&name)? {
-                return decode(&format!("{}/{name}", self.client.name), bytes, format);
+                let name = format!("{}/{name}", self.client.name);
+                return decode(table, &name, bytes, format);
             }
         }
         let mut parts = Whole::default();
@@ -73,7 +74,7 @@ impl BucketPlace {
                 return Err(DimError(format!("{}/{name} {what}", self.client.name)));
             };
             let name = format!("{}/{name}", self.client.name);
-            parts = append(parts, decode(&name, bytes, TableFormat::Parquet)?)?;
+            parts = append(parts, decode(table, &name, bytes, TableFormat::Parquet)?)?;
         }
         if parts.columns.is_empty() {
             return Err(DimError(format!(

@@ -49,7 +49,8 @@ fn load(contents: Contents, known: &Known) -> Result<Load<u32, String>, DimError
 fn csv(text: &str) -> Contents {
     let bytes = text.as_bytes().to_vec();
     let format = super::super::TableFormat::Csv;
-    let whole = super::super::files::decode("drivers.csv", bytes, format).expect("a table");
+    let whole =
+        super::super::files::decode(&DRIVERS, "drivers.csv", bytes, format).expect("a table");
     Contents::Whole(whole)
 }
 
