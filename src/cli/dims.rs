@@ -8,8 +8,10 @@ use super::error::{CliError, DONE, Outcome};
 use super::flags;
 use super::kafka;
 use super::registry::PipelineEntry;
+use crate::join::Policy;
 use crate::tables::copy::rows_in;
 use crate::tables::{PlaceOptions, SharedPlace, TableFormat, WriteOptions, parse_place};
+use crate::time::Span;
 
 /// Adds the flags that are the same for all pipelines.
 pub fn flags(command: Command) -> Command {
@@ -54,6 +56,26 @@ pub fn command(entry: &dyn PipelineEntry, matches: &ArgMatches) -> Outcome {
     let made = to.write(&tables, &options).map_err(CliError::failed)?;
     writeln!(std::io::stdout().lock(), "{made}")?;
     Ok(DONE)
+}
+
+/// `--dims-wait`, if it can change anything.
+///
+/// # Errors
+/// When no change of the tables would ever be waited for.
+pub fn wait(matches: &ArgMatches) -> Result<Span, CliError> {
+    let wait = matches.get_one::<Span>("dims-wait").copied();
+    let wait = wait.unwrap_or_default();
+    let reason = if wait == Span::ZERO {
+        return Ok(wait);
+    } else if matches.get_one::<Span>("dims-refresh").is_none() {
+        "the tables are read once, so that no change of them comes: add --dims-refresh 1s"
+    } else if matches.get_one("dims-policy") == Some(&Policy::Static) {
+        "--dims-policy static keeps the tables as they were at the first start: leave one of the \
+         two away"
+    } else {
+        return Ok(wait);
+    };
+    Err(CliError::Usage(format!("--dims-wait {wait}: {reason}")))
 }
 
 /// The place that the flag `name` names.

@@ -236,7 +236,7 @@ fn dims_flags(command: Command) -> Command {
         .arg(option("dims", "URI", "The dimension tables: dir:PATH | s3://BUCKET/PREFIX | postgres://USER@HOST/DB[?schema=S&prefix=P] | kafka://HOST:PORT/TOPIC-PREFIX [default with the embedded generator: its own]"))
         .arg(option("dims-refresh", "DURATION", "Read them again this often [default: never]").value_parser(value::positive_duration))
         .arg(option("dims-policy", "POLICY", "Which version of a row a record sees").value_parser(policies).default_value("as-of"))
-        .arg(option("dims-wait", "DURATION", "Wait for missing rows (only 0s for now)").value_parser(value::no_duration).default_value("0s"))
+        .arg(option("dims-wait", "DURATION", "Records wait this long before they are joined, so that changes of the tables that come later still count for them; needs --dims-refresh").value_parser(value::duration).default_value("0s"))
         .arg(option("unmatched", "FATE", "What happens to records without a row").value_parser(unmatched).default_value("keep"))
 }
 

@@ -27,6 +27,7 @@ pub const MAY_CHANGE: &[&str] = &[
     "delivery",
     "dims",
     "dims_refresh",
+    "dims_wait",
     "drain",
     "epoch",
     "follow",

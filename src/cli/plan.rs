@@ -56,6 +56,8 @@ pub struct Settings {
     pub is_at_least_once: bool,
     /// `--dims-refresh`
     pub dims_refresh: Option<Duration>,
+    /// `--dims-wait`
+    pub dims_wait: Span,
     /// Whether the input is told how far it was read.
     pub tells_positions: bool,
 }
@@ -155,6 +157,7 @@ impl Settings {
             checkpoint: span("checkpoint").map(std_duration),
             is_at_least_once: is_at_least_once(matches)?,
             dims_refresh: span("dims-refresh").map(std_duration),
+            dims_wait: dims::wait(matches)?,
             tells_positions: true,
         })
     }
@@ -212,6 +215,7 @@ impl Settings {
                 idle_after: std_duration(self.idle_after),
                 max_ahead: span("max-ahead"),
                 zone: zone(matches),
+                dims_wait: self.dims_wait,
                 alignment: IngestOptions::alignment_for(self.window.size(), self.wait),
                 discovers: source.discovery_interval().is_some(),
                 started_at: wall_clock(),

@@ -42,14 +42,6 @@ pub fn positive_duration(text: &str) -> Result<Span, String> {
     }
 }
 
-/// `--dims-wait`, of which only 0 is there.
-pub fn no_duration(text: &str) -> Result<Span, String> {
-    match duration(text)? {
-        Span::ZERO => Ok(Span::ZERO),
-        _ => Err("only 0s for now: waiting for dimension rows comes in a later version".to_owned()),
-    }
-}
-
 /// `--time-zone`
 pub fn zone(text: &str) -> Result<Zone, String> {
     Zone::named(text).map_err(|error| error.to_string())
@@ -218,7 +210,6 @@ mod tests {
         assert_eq!(duration("15m"), Ok(Span::minutes(15)));
         assert_eq!(duration("0"), Ok(Span::ZERO));
         assert!(duration("15").is_err() && positive_duration("0s").is_err());
-        assert!(no_duration("0s").is_ok() && no_duration("5s").is_err());
     }
 
     #[test]

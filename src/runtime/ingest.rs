@@ -15,6 +15,10 @@
 //!   partition, which counts as one with records; others go on.
 //! * Partitions that run far ahead of the slowest one that has records wait: of
 //!   this worker's own that is known at once, of the others' since the last border.
+//! * With `--dims-wait D` records are read in epoch `k` when they had been there for `D` before
+//!   epoch `k - 1` was opened: what was found of the tables until then takes effect in epoch `k` at
+//!   the latest. A partition whose records wait so has a say in the watermark. Recorded epochs and
+//!   partitions that have ended do not wait.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -61,6 +65,8 @@ pub struct IngestOptions {
     pub zone: Zone,
     /// How far partitions may run ahead of the slowest in event time.
     pub alignment: Span,
+    /// How long records wait, in wall time, for dimension rows that come late.
+    pub dims_wait: Span,
     /// Whether new partitions may be found while running.
     pub discovers: bool,
     /// The far-future reference of the first epoch.
@@ -89,8 +95,8 @@ struct Lane {
     /// What payloads go through before they are decoded.
     unpack: Option<Box<dyn Unpack>>,
     /// What lies behind the end of a recorded epoch, of a batch that reaches beyond it, or a batch
-    /// that cannot be unpacked yet.
-    rest: Option<RawBatch>,
+    /// that cannot be unpacked yet; and since when it has been there.
+    rest: Option<(EventTime, RawBatch)>,
     watermark: PartitionWatermark,
     standing: Standing,
     /// Where the records of the open epoch begin.
@@ -109,22 +115,27 @@ impl Lane {
         (state, has_batch || self.rest.is_some())
     }
 
-    fn has_batch(&self) -> bool {
-        self.rest.is_some() || self.inbox.has_batch()
+    /// Whether records wait here that may be read, if only they have been here long enough.
+    fn is_ready(&self, patience: Patience) -> bool {
+        let since = self.rest.as_ref().map(|(since, _)| *since);
+        let Some(since) = since.or_else(|| self.inbox.since()) else {
+            return false;
+        };
+        patience.is_over(since) || self.inbox.state().0.ended
     }
 
-    fn pop(&mut self) -> Option<RawBatch> {
-        self.rest.take().or_else(|| self.inbox.pop())
+    fn pop(&mut self) -> Option<(EventTime, RawBatch)> {
+        self.rest.take().or_else(|| self.inbox.pop_since())
     }
 
     /// The next batch, unless something is to be found out first: then it stays here.
-    fn pop_ready(&mut self) -> Option<RawBatch> {
-        let batch = self.pop()?;
+    fn pop_ready(&mut self) -> Option<(EventTime, RawBatch)> {
+        let (since, batch) = self.pop()?;
         let unpack = self.unpack.as_mut();
         if unpack.is_none_or(|unpack| unpack.prepare(&batch)) {
-            return Some(batch);
+            return Some((since, batch));
         }
-        self.rest = Some(batch);
+        self.rest = Some((since, batch));
         None
     }
 
@@ -133,10 +144,11 @@ impl Lane {
         if self.position.is_some_and(|position| position >= row.to) || row.from == row.to {
             return None;
         }
-        let mut batch = self.pop_ready()?;
+        let (since, mut batch) = self.pop_ready()?;
         let gaps_left = row.gaps.saturating_sub(self.gaps);
         let read_left = row.read.saturating_sub(self.read);
-        self.rest = batch.split_off(row.to, gaps_left, read_left);
+        let rest = batch.split_off(row.to, gaps_left, read_left);
+        self.rest = rest.map(|rest| (since, rest));
         Some(batch)
     }
 
@@ -195,6 +207,23 @@ impl Lane {
     }
 }
 
+/// Which records have waited long enough for dimension rows that come late.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    wait: Span,
+    /// When the epoch before the open one was opened: what was found of the tables until then takes
+    /// effect in the open one at the latest. `None`: that was before this run.
+    settled: Option<EventTime>,
+}
+
+impl Patience {
+    /// Whether records that have been there since `since` may be read.
+    fn is_over(self, since: EventTime) -> bool {
+        let settled = || self.settled.is_some_and(|it| since.plus(self.wait) <= it);
+        self.wait == Span::ZERO || settled()
+    }
+}
+
 /// One batch, decoded.
 pub struct Ingested<R> {
     /// The records.
@@ -224,6 +253,8 @@ pub struct Ingest<R> {
     /// Whether a partition waits for one of another worker.
     is_aligned: bool,
     opened_at: EventTime,
+    /// When the epoch before the open one was opened, if that was in this run.
+    opened_before: Option<EventTime>,
     opened: Instant,
     /// The record of the open epoch, when it is read again.
     recorded: Option<Rc<EpochEntry>>,
@@ -255,6 +286,7 @@ impl<R> Ingest<R> {
             slowest_elsewhere: None,
             is_aligned: false,
             opened_at: resume.opened_at,
+            opened_before: None,
             opened: host::now(),
             recorded: None,
             read: 0,
@@ -412,6 +444,7 @@ impl<R> Ingest<R> {
 
     fn open_next(&mut self, opened_at: EventTime) {
         self.epoch = self.epoch.next();
+        self.opened_before = Some(self.opened_at);
         self.opened_at = opened_at;
         self.opened = host::now();
         (self.read, self.read_bytes, self.wanted) = (0, 0, false);
@@ -419,11 +452,11 @@ impl<R> Ingest<R> {
 
     /// Closes the open epoch and says what was read in it. Afterwards, with `stop`, nothing more is.
     pub fn close(&mut self, next_opened_at: EventTime, stop: bool) -> Report {
-        let idle_after = self.options.idle_after;
+        let (idle_after, patience) = (self.options.idle_after, self.patience());
         let partitions = self
             .lanes
             .iter_mut()
-            .map(|lane| close_lane(lane, idle_after))
+            .map(|lane| close_lane(lane, idle_after, patience))
             .collect();
         let report = Report {
             worker: self.worker,
@@ -489,10 +522,10 @@ impl<R> Ingest<R> {
                 return Some(self.decode_batch(index, batch));
             }
         }
-        let free_here = self.limit_of(here);
+        let (free_here, patience) = (self.limit_of(here), self.patience());
         self.is_aligned = self.lanes.iter().any(|lane| {
             let watermark = lane.watermark.current();
-            watermark > limit && watermark <= free_here && lane.has_batch()
+            watermark > limit && watermark <= free_here && lane.is_ready(patience)
         });
         None
     }
@@ -513,10 +546,11 @@ impl<R> Ingest<R> {
 
     /// The watermark of the slowest partition of this worker that has records.
     fn slowest_here(&self) -> Option<EventTime> {
+        let patience = self.patience();
         let waiting = self
             .lanes
             .iter()
-            .filter(|lane| lane.standing == Standing::Active && lane.has_batch());
+            .filter(|lane| lane.standing == Standing::Active && lane.is_ready(patience));
         waiting.map(|lane| lane.watermark.current()).min()
     }
 
@@ -532,15 +566,23 @@ impl<R> Ingest<R> {
         }
     }
 
+    fn patience(&self) -> Patience {
+        Patience {
+            wait: self.options.dims_wait,
+            settled: self.opened_before,
+        }
+    }
+
     fn take_from(&mut self, index: usize, limit: EventTime) -> Option<RawBatch> {
+        let patience = self.patience();
         let lane = &mut self.lanes[index];
         let floor_is_known = lane.standing != Standing::Idle
             || self.marked == self.epoch
             || !rules::on(Rule::FloorWait);
-        if !floor_is_known || lane.watermark.current() > limit {
+        if !floor_is_known || lane.watermark.current() > limit || !lane.is_ready(patience) {
             return None;
         }
-        lane.pop_ready()
+        lane.pop_ready().map(|(_, batch)| batch)
     }
 
     fn decode_batch(&mut self, index: usize, batch: RawBatch) -> Ingested<R> {
@@ -612,9 +654,13 @@ fn elapsed(since: Instant) -> Duration {
     host::now().saturating_duration_since(since)
 }
 
-fn close_lane(lane: &mut Lane, idle_after: Duration) -> PartitionReport {
-    let (state, has_backlog) = lane.state();
-    if !has_backlog {
+fn close_lane(lane: &mut Lane, idle_after: Duration, patience: Patience) -> PartitionReport {
+    let (state, waiting) = lane.state();
+    let has_backlog = waiting && lane.is_ready(patience);
+    if waiting && !has_backlog {
+        // The watermark must not pass records that wait for dimension rows.
+        lane.standing = Standing::Active;
+    } else if !waiting {
         if state.ended {
             lane.standing = Standing::Ended;
         } else if lane.is_silent(&state, idle_after) {
@@ -727,6 +773,11 @@ mod tests {
 
     /// A worker that reads partition 0, and what it reads from.
     fn reading() -> (Ingest<()>, Feed) {
+        reading_after(Span::ZERO)
+    }
+
+    /// The same, with `--dims-wait`.
+    fn reading_after(dims_wait: Span) -> (Ingest<()>, Feed) {
         let options = IngestOptions {
             topic: "test".to_owned(),
             wait: Span::ZERO,
@@ -735,6 +786,7 @@ mod tests {
             max_ahead: Span::minutes(5),
             zone: Zone::UTC,
             alignment: Span::minutes(5),
+            dims_wait,
             discovers: false,
             started_at: EventTime(0),
         };
@@ -808,5 +860,82 @@ mod tests {
         ingest.take_mark(&ended_empty(90));
         let report = ingest.close(EventTime(0), false);
         assert_eq!(report.partitions[0].watermark, EventTime(90));
+    }
+
+    /// A batch without a record that ends at `next_offset`.
+    fn batch(next_offset: u64) -> RawBatch {
+        RawBatch {
+            next_offset: Offset(next_offset),
+            ..RawBatch::default()
+        }
+    }
+
+    /// Closes the open epoch; the next one opens at `opened_at`.
+    fn close(ingest: &mut Ingest<()>, opened_at: EventTime) -> PartitionReport {
+        let epoch = ingest.epoch();
+        let report = ingest.close(opened_at, false);
+        ingest.take_mark(&EpochEntry {
+            epoch,
+            partitions: report.partitions.clone(),
+            ..ended_empty(0)
+        });
+        report.partitions[0].clone()
+    }
+
+    #[test]
+    fn records_wait_until_what_was_found_meanwhile_has_taken_effect() {
+        let (mut ingest, feed) = reading_after(Span::minutes(1));
+        feed.caught_up();
+        assert_eq!(close(&mut ingest, EventTime(0)).standing, Standing::Idle);
+        feed.push(batch(7));
+        feed.caught_up();
+        let since = ingest.lanes[0].inbox.since().expect("a batch");
+        let over = since.plus(Span::minutes(1));
+        for opened_at in [EventTime(over.0 - 1), over, over] {
+            assert!(ingest.next_batch().is_none(), "{}", ingest.epoch());
+            let row = close(&mut ingest, opened_at);
+            assert_eq!(row.standing, Standing::Active, "the watermark waits, too");
+            assert_eq!((row.to, row.has_backlog), (Offset(0), false));
+        }
+        let read = ingest.next_batch().expect("the wait is over");
+        assert_eq!(read.block.to, Offset(7));
+    }
+
+    #[test]
+    fn a_wait_that_was_over_before_the_run_begins_anew() {
+        let (mut ingest, feed) = reading_after(Span(1));
+        ingest.opened_at = EventTime::MAX;
+        feed.push(batch(7));
+        assert!(ingest.next_batch().is_none());
+        close(&mut ingest, EventTime::MAX);
+        assert!(ingest.next_batch().is_some());
+    }
+
+    #[test]
+    fn the_end_of_the_input_releases_what_waits() {
+        let (mut ingest, feed) = reading_after(Span::minutes(1));
+        feed.push(batch(7));
+        assert!(ingest.next_batch().is_none());
+        feed.end();
+        assert!(ingest.next_batch().is_some());
+    }
+
+    #[test]
+    fn a_recorded_epoch_is_read_without_a_wait_and_what_follows_waits() {
+        let (mut ingest, feed) = reading_after(Span::minutes(1));
+        feed.push(batch(7));
+        let mut entry = ended_empty(0);
+        entry.partitions[0].to = Offset(4);
+        entry.partitions[0].standing = Standing::Active;
+        ingest.replay(Rc::new(entry.clone()));
+        let read = ingest.next_batch().expect("it is recorded");
+        assert_eq!(read.block.to, Offset(4));
+        assert!(ingest.close_recorded(EventTime(0)).unwrap());
+        ingest.take_mark(&entry);
+        assert!(ingest.next_batch().is_none());
+        assert_eq!(close(&mut ingest, EventTime::MAX).to, Offset(4));
+        close(&mut ingest, EventTime::MAX);
+        let read = ingest.next_batch().expect("the wait is over");
+        assert_eq!(read.block.to, Offset(7));
     }
 }

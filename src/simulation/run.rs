@@ -236,6 +236,7 @@ fn flow(shape: &Shape) -> FlowOptions {
             idle_after: Duration::from_millis(shape.idle_after_ms),
             max_ahead: Span::minutes(5),
             zone: crate::time::Zone::UTC,
+            dims_wait: Span::ZERO,
             alignment: Span(shape.alignment),
             discovers: true,
             started_at: crate::host::wall_clock(),

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::arrivals::Arrivals;
 use super::{RawBatch, SourceError};
 use crate::host;
-use crate::time::Offset;
+use crate::time::{EventTime, Offset};
 
 /// How many bytes a feed holds before it counts as full.
 const CAPACITY_BYTES: usize = 4 << 20;
@@ -29,7 +30,9 @@ pub struct FeedState {
 
 #[derive(Default)]
 struct State {
-    batches: VecDeque<RawBatch>,
+    /// Each with the wall time since when its records have been there.
+    batches: VecDeque<(EventTime, RawBatch)>,
+    arrivals: Arrivals,
     bytes: usize,
     /// The position after the last batch that was taken.
     taken: Option<Offset>,
@@ -96,7 +99,10 @@ impl Feed {
     /// The last record that there is lies before `end`; to be repeated when there are more. Wakes
     /// nobody.
     pub fn ends_at(&self, end: Offset) {
-        self.0.lock().about.end = Some(end);
+        let now = host::wall_clock();
+        let mut state = self.0.lock();
+        state.about.end = Some(end);
+        state.arrivals.ends_at(end, now);
     }
 
     /// Whether another batch may be pushed now.
@@ -118,12 +124,14 @@ impl Feed {
 
     /// Hands over a batch, whether there is room or not.
     pub fn push(&self, batch: RawBatch) {
+        let now = host::wall_clock();
         let mut state = self.0.lock();
         if state.closed {
             return;
         }
         state.bytes += weight(&batch);
-        state.batches.push_back(batch);
+        let since = state.arrivals.of(batch.next_offset, now);
+        state.batches.push_back((since, batch));
         state.about.caught_up = None;
         drop(state);
         (self.0.wake)();
@@ -162,13 +170,23 @@ impl Feed {
 impl Inbox {
     /// The next batch.
     pub fn pop(&self) -> Option<RawBatch> {
+        self.pop_since().map(|(_, batch)| batch)
+    }
+
+    /// The next batch, with the wall time since when its records have been there.
+    pub fn pop_since(&self) -> Option<(EventTime, RawBatch)> {
         let mut state = self.0.lock();
-        let batch = state.batches.pop_front()?;
+        let (since, batch) = state.batches.pop_front()?;
         state.bytes -= weight(&batch);
         state.taken = Some(batch.next_offset);
         drop(state);
         self.0.room.notify_one();
-        Some(batch)
+        Some((since, batch))
+    }
+
+    /// The wall time since when the records of the next batch have been there.
+    pub fn since(&self) -> Option<EventTime> {
+        self.0.lock().batches.front().map(|(since, _)| *since)
     }
 
     /// Wakes the worker, as news of the reader do.

@@ -20,6 +20,7 @@ pub mod kafka;
 pub mod murmur2;
 pub mod uri;
 
+mod arrivals;
 mod feed;
 mod format;
 pub mod generate;

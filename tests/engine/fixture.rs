@@ -559,6 +559,7 @@ pub fn run_into(
         idle_after: knobs.idle_after,
         max_ahead: knobs.max_ahead,
         zone: highwater::time::Zone::UTC,
+        dims_wait: Span::ZERO,
         alignment: IngestOptions::alignment_for(knobs.window.size(), knobs.wait),
         discovers,
         started_at: highwater::runtime::control::wall_clock(),

@@ -254,3 +254,94 @@ fn missing_tables_are_named() {
     let error = place.run(&format!("{run} --dims dir:dims")).failed_with(1);
     assert!(error.contains("colors.csv:3"), "{error}");
 }
+
+/// The newest load of the tables that is in effect at a checkpoint of `state`.
+fn load_of_checkpoint(place: &Place) -> Option<u64> {
+    let objects = std::fs::read_dir(place.path("state/log")).ok()?;
+    let mut newest = None;
+    for object in objects {
+        let bytes = std::fs::read(object.ok()?.path()).ok()?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let manifests = text.split(",\"dims_next\"");
+        let of_manifest = |before: &str| before.rsplit_once("\"dims\":")?.1.parse().ok();
+        newest = newest.max(manifests.filter_map(of_manifest).max());
+    }
+    newest
+}
+
+/// The row of a car comes after its record, and the job dies while the record waits for it.
+#[test]
+fn a_row_that_comes_after_its_record_counts_for_it_where_records_wait() {
+    let event =
+        r#"{"event_time":"2024-01-01T10:01:00Z","car_id":1000001,"speed":10.0,"rpm":1,"gear":1}"#;
+    let later = format!("{HEADER}{BLACK}1000001,2,1,7,2024-01-01T10:00:00Z\n");
+    let run = "run cars --from file:in.ndjson --dims dir:dims --dims-refresh 50ms --epoch 20ms --checkpoint 50ms \
+               -w 2 --wait 1h --state state --to enriched=ndjson:out.ndjson";
+    let place = Place::new();
+    place.ok("dims cars --to dims");
+    place.write("dims/cars.csv", format!("{HEADER}{BLACK}"));
+    place.write("in.ndjson", format!("{event}\n"));
+    let mut waiting = place.start(&format!("{run} --follow --dims-wait 1h"));
+    let first = waiting.until("a checkpoint", || load_of_checkpoint(&place));
+    place.replace("dims/cars.csv", &later);
+    waiting.until("the row counts", || {
+        load_of_checkpoint(&place).filter(|load| *load > first)
+    });
+    assert!(place.rows("out.ndjson").is_empty(), "it waits");
+    waiting.kill();
+    place.ok(&format!("{run} -w 1 --dims-wait 1h").replacen("-w 2 ", "", 1));
+    let rows = place.rows("out.ndjson");
+    assert_eq!((rows.len(), &rows[0]["driver_id"]), (1, &Value::from(2)));
+    place.ok("state verify state");
+    place.ok("replay state");
+}
+
+#[test]
+fn a_record_waits_for_as_long_as_it_should_and_no_longer() {
+    let wait = std::time::Duration::from_secs(1);
+    let place = Place::new();
+    place.ok("dims cars --to dims");
+    place.write("in.ndjson", "");
+    let mut run = place.start(
+        "run cars --from file:in.ndjson --follow --dims dir:dims --dims-refresh 50ms --dims-wait 1s --epoch 20ms \
+         -w 2 --wait 1h --to enriched=ndjson:out.ndjson",
+    );
+    let event =
+        r#"{"event_time":"2024-01-01T10:01:00Z","car_id":1000001,"speed":10.0,"rpm":1,"gear":1}"#;
+    for sent in 1..=2 {
+        let start = std::time::Instant::now();
+        place.append("in.ndjson", &[event.to_owned()]);
+        run.until("the event comes out", || {
+            Some(place.rows("out.ndjson")).filter(|rows| rows.len() == sent)
+        });
+        assert!(start.elapsed() >= wait, "{:?}", start.elapsed());
+    }
+    assert_eq!(run.interrupt().code, 130);
+}
+
+/// The end of the input releases what waits, and nothing is late that would not be without a wait.
+#[test]
+fn a_wait_changes_no_result_of_tables_that_do_not_change() {
+    let place = generated("--events 40_000 --disorder 10s --seed 5 --late-fraction 0.02");
+    let shape = Shape::tumbling(300_000, 10_000).flags();
+    let run =
+        format!("run cars --quiet --from file:in/*.ndjson --dims dir:dims {shape} --to ndjson:");
+    place.ok(&format!("{run}plain.ndjson"));
+    for workers in [1, 2, 4] {
+        let out = format!("out-{workers}.ndjson");
+        place.ok(&format!(
+            "{run}{out} -w {workers} --dims-refresh 1h --dims-wait 1h"
+        ));
+        assert!(place.read(&out) == place.read("plain.ndjson"), "{out}");
+    }
+    for (more, told) in [
+        ("--dims-wait 1s", "add --dims-refresh"),
+        (
+            "--dims-wait 1s --dims-refresh 1s --dims-policy static",
+            "static",
+        ),
+    ] {
+        let error = place.run(&format!("{run}x.ndjson {more}")).failed_with(2);
+        assert!(error.contains(told), "{error}");
+    }
+}
