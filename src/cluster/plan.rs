@@ -26,6 +26,8 @@ pub struct Plan {
 pub struct Work {
     /// Where the run goes on.
     pub resume: Resume,
+    /// How many partitions the source has.
+    pub partitions: u32,
     /// What tells this run's files from those of others.
     pub run_label: String,
     /// The loads of the dimension tables, oldest first; none, when they lie in the state.

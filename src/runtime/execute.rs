@@ -347,7 +347,7 @@ fn follow(
         }
         (None, None) => {}
     }
-    prepare_host(outputs, sinks)?;
+    prepare_follower(outputs, sinks, work.partitions)?;
     let (kept, job) = found.map_or((None, None), |(state, found)| {
         let kept = Kept {
             store: StoreOptions {
@@ -462,10 +462,15 @@ fn prepare_sinks(
 }
 
 /// Makes what is missing on this host: the targets are prepared by process 0.
-fn prepare_host(outputs: &[OutputSpec], sinks: &Sinks) -> Result<(), RunError> {
+fn prepare_follower(
+    outputs: &[OutputSpec],
+    sinks: &Sinks,
+    partitions: u32,
+) -> Result<(), RunError> {
     for output in outputs {
         for factory in sinks.get(output.name).into_iter().flatten() {
-            factory.prepare_host().map_err(|error| RunError::Sink {
+            let prepared = factory.prepare_follower(output, partitions);
+            prepared.map_err(|error| RunError::Sink {
                 output: output.name,
                 error,
             })?;
@@ -476,16 +481,17 @@ fn prepare_host(outputs: &[OutputSpec], sinks: &Sinks) -> Result<(), RunError> {
 
 /// Whether `job` may have those of its outputs that it has not begun.
 fn check_free(outputs: &[OutputSpec], sinks: &Sinks, job: &JobContext) -> Result<(), RunError> {
-    if job.replace_output {
-        return Ok(());
-    }
     for output in outputs {
         for factory in sinks.get(output.name).into_iter().flatten() {
             let sink = sink_id(output.name, &factory.identity());
             if job.mark(&sink).is_some() {
                 continue;
             }
-            let checked = factory.check_free(output, job);
+            let checked = if job.replace_output {
+                factory.check_replaceable(output, job)
+            } else {
+                factory.check_free(output, job)
+            };
             checked.map_err(|error| RunError::Sink {
                 output: output.name,
                 error,
@@ -525,6 +531,7 @@ impl Beginning {
         let job = self.job.as_deref();
         Work {
             resume: self.resume.clone(),
+            partitions: self.partitions.len() as u32,
             run_label,
             loads,
             job: job.map(|job| processes::job_part(job, manifest)),

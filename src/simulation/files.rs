@@ -85,11 +85,11 @@ impl FilePlace for SimulatedPlace {
         Ok(self.with(|place| place.files.keys().filter(is_data).cloned().collect()))
     }
 
-    fn list_folder(&mut self, folder: &str) -> Result<Vec<String>, SinkError> {
+    fn list_folder(&mut self, folder: &str, from: &str) -> Result<Vec<String>, SinkError> {
         let within = format!("{folder}/");
         let in_it = |name: &String| {
             let rest = name.strip_prefix(&within)?;
-            (!rest.contains('/')).then(|| rest.to_owned())
+            (!rest.contains('/') && rest >= from).then(|| rest.to_owned())
         };
         Ok(self.with(|place| place.files.keys().filter_map(in_it).collect()))
     }

@@ -149,8 +149,8 @@ impl SinkFactory for DeltaFactory {
         commit::prepare(&mut log, &shape, &target, job)
     }
 
-    fn prepare_host(&self) -> Result<(), SinkError> {
-        self.files.prepare_host()
+    fn prepare_follower(&self, output: &OutputSpec, partitions: u32) -> Result<(), SinkError> {
+        self.files.prepare_follower(output, partitions)
     }
 
     fn check_free(&self, output: &OutputSpec, job: &JobContext) -> Result<(), SinkError> {
@@ -160,6 +160,13 @@ impl SinkFactory for DeltaFactory {
         let target = self.target();
         let owner = commit::owner(&log, &target)?;
         commit::look(&log, job, &self.id(output), &target, owner).map(drop)
+    }
+
+    fn check_replaceable(&self, output: &OutputSpec, job: &JobContext) -> Result<(), SinkError> {
+        let Some(log) = self.look()? else {
+            return Ok(());
+        };
+        commit::check_replaceable(&log, job, &self.id(output), &self.target())
     }
 
     fn sees_job(&self, _output: &OutputSpec, job: &JobContext) -> Result<bool, SinkError> {
@@ -317,8 +324,8 @@ impl FilePlace for Patient {
         self.again(|place| place.list())
     }
 
-    fn list_folder(&mut self, folder: &str) -> Result<Vec<String>, SinkError> {
-        self.again(|place| place.list_folder(folder))
+    fn list_folder(&mut self, folder: &str, from: &str) -> Result<Vec<String>, SinkError> {
+        self.again(|place| place.list_folder(folder, from))
     }
 
     fn remove(&mut self, name: &str) -> Result<(), SinkError> {

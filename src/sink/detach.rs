@@ -57,8 +57,8 @@ impl SinkFactory for Detachable {
         self.target.prepare(output, partitions, job)
     }
 
-    fn prepare_host(&self) -> Result<(), SinkError> {
-        self.target.prepare_host()
+    fn prepare_follower(&self, output: &OutputSpec, partitions: u32) -> Result<(), SinkError> {
+        self.target.prepare_follower(output, partitions)
     }
 
     fn open(

@@ -308,22 +308,17 @@ impl SinkFactory for FilesFactory {
         job: Option<&JobContext>,
     ) -> Result<(), SinkError> {
         Content::of(output, false)?;
-        self.prepare_host()?;
-        job.map_or(Ok(()), |job| self.claim(output, job, false))
-    }
-
-    fn prepare_host(&self) -> Result<(), SinkError> {
         match &self.place {
             Place::Folder(path) => {
                 Folder::open(path)?;
-                folder::check_writable(path)
+                folder::check_writable(path)?;
             }
             #[cfg(feature = "s3")]
             Place::Bucket { bucket, prefix } => {
                 super::s3::Bucket::new(bucket, prefix, self.connect_timeout)?.check()?;
-                Ok(())
             }
         }
+        job.map_or(Ok(()), |job| self.claim(output, job, false))
     }
 
     fn check_free(&self, output: &OutputSpec, job: &JobContext) -> Result<(), SinkError> {

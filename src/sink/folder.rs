@@ -179,7 +179,7 @@ impl FilePlace for Folder {
         self.names().map_err(self.failed(""))
     }
 
-    fn list_folder(&mut self, folder: &str) -> Result<Vec<String>, SinkError> {
+    fn list_folder(&mut self, folder: &str, from: &str) -> Result<Vec<String>, SinkError> {
         let entries = match fs::read_dir(self.root.join(folder)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(self.failed(folder))?,
@@ -189,7 +189,8 @@ impl FilePlace for Folder {
             let entry = entry.map_err(self.failed(folder))?;
             let is_file = entry.file_type().map_err(self.failed(folder))?.is_file();
             // Names that are not UTF-8 are nobody's.
-            names.extend(entry.file_name().into_string().ok().filter(|_| is_file));
+            let name = entry.file_name().into_string().ok();
+            names.extend(name.filter(|name| is_file && **name >= *from));
         }
         names.sort();
         Ok(names)
@@ -397,12 +398,12 @@ mod tests {
             let name = path.file_name().unwrap();
             name.to_str().unwrap().to_owned()
         });
-        let found = folder.list_folder(STAGING).unwrap();
+        let found = folder.list_folder(STAGING, "").unwrap();
         assert!(
             found.len() == 2 && kept.iter().all(|name| found.contains(name)),
             "{found:?}"
         );
-        assert!(folder.list_folder("nowhere").unwrap().is_empty());
+        assert!(folder.list_folder("nowhere", "").unwrap().is_empty());
     }
 
     #[test]

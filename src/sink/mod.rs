@@ -175,13 +175,15 @@ pub trait SinkFactory: Send + Sync {
         job: Option<&JobContext>,
     ) -> Result<(), SinkError>;
 
-    /// Makes what is missing on this host alone (folders), in a process to which another one has
-    /// said that the targets are prepared.
+    /// Prepares for [`SinkFactory::open`] in a process that follows: the first one has prepared the
+    /// target, for the job if there is one, and what may be missing is what only this host or this
+    /// process has (a folder, what is known of a topic). `partitions` as for
+    /// [`SinkFactory::prepare`].
     ///
     /// # Errors
-    /// When it cannot be made.
-    fn prepare_host(&self) -> Result<(), SinkError> {
-        Ok(())
+    /// When the target is wrong or cannot be reached.
+    fn prepare_follower(&self, output: &OutputSpec, partitions: u32) -> Result<(), SinkError> {
+        self.prepare(output, partitions, None)
     }
 
     /// Checks whether `job`, to which the target is new, may have it, and changes nothing: asked
@@ -190,6 +192,15 @@ pub trait SinkFactory: Send + Sync {
     /// # Errors
     /// [`SinkError::Refused`] when the target holds something that is not to be removed.
     fn check_free(&self, _output: &OutputSpec, _job: &JobContext) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    /// Checks, at the same moment, whether what the target holds can be replaced by the output of
+    /// `job`, as was asked for; changes nothing.
+    ///
+    /// # Errors
+    /// [`SinkError::Refused`] when the target itself keeps what it holds.
+    fn check_replaceable(&self, _output: &OutputSpec, _job: &JobContext) -> Result<(), SinkError> {
         Ok(())
     }
 

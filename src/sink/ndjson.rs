@@ -92,10 +92,6 @@ impl SinkFactory for NdjsonFactory {
         _partitions: u32,
         _job: Option<&JobContext>,
     ) -> Result<(), SinkError> {
-        self.prepare_host()
-    }
-
-    fn prepare_host(&self) -> Result<(), SinkError> {
         let Some(path) = &self.path else {
             return Ok(());
         };

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use object_store::path::Path as Key;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use uuid::Uuid;
@@ -190,16 +191,25 @@ impl FilePlace for Bucket {
             .map_err(|error| self.failed(&error))
     }
 
-    fn list_folder(&mut self, folder: &str) -> Result<Vec<String>, SinkError> {
+    fn list_folder(&mut self, folder: &str, from: &str) -> Result<Vec<String>, SinkError> {
         let (store, place) = (&self.client.store, self.client.key(folder));
-        let found = self
-            .client
-            .block_on(store.list_with_delimiter(Some(&place)));
-        let found = found.map_err(|error| self.failed(&error))?;
-        let names = found.objects.iter();
-        let mut names: Vec<_> = names
-            .filter_map(|object| object.location.filename().map(str::to_owned))
-            .collect();
+        let found = self.client.block_on(async {
+            let before = just_before(from).map(|name| place.clone().join(name));
+            let mut found = match &before {
+                Some(before) => store.list_with_offset(Some(&place), before),
+                None => store.list(Some(&place)),
+            };
+            let mut names = Vec::new();
+            while let Some(object) = found.try_next().await? {
+                let mut parts = object.location.prefix_match(&place).into_iter().flatten();
+                if let (Some(name), None) = (parts.next(), parts.next()) {
+                    names.push(name.as_ref().to_owned());
+                }
+            }
+            Ok::<_, Error>(names)
+        });
+        let mut names = found.map_err(|error| self.failed(&error))?;
+        names.retain(|name| **name >= *from);
         names.sort_unstable();
         Ok(names)
     }
@@ -211,6 +221,14 @@ impl FilePlace for Bucket {
             Err(error) => Err(self.failed(&error)),
         }
     }
+}
+
+/// A name behind which all stand that begin with `number` or a greater one of as many digits, and few
+/// others do. `None`: there is no better one than the beginning.
+fn just_before(number: &str) -> Option<String> {
+    let before = number.parse::<u64>().ok()?.checked_sub(1)?;
+    let width = number.len();
+    Some(format!("{before:0width$}"))
 }
 
 /// The next bytes of the file; `None` at its end.

@@ -17,8 +17,9 @@ use super::support::{Running, child, done, memory, wait_for};
 const HEARTBEAT_S: u64 = 2;
 
 /// The generator makes some 100 MB a second, half of it in each process, and nobody takes the results.
-/// Four epochs are read ahead, so short ones keep what that is apart from what the machine's load adds
-/// to an epoch; each may hold 96 MiB, whatever the clock does. A sink that waits for longer than a process may be silent is no reason to end anything.
+/// Four epochs are read ahead, of 50 ms each and more on a busy machine; what is read in two
+/// seconds would be too much. A sink that waits for longer than a process may be silent is no reason
+/// to end anything.
 #[test]
 fn memory_stays_small_while_nobody_takes_the_results() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -57,7 +58,7 @@ fn memory_stays_small_while_nobody_takes_the_results() {
         (same == 3).then_some(now)
     });
     for bytes in settled {
-        assert!(bytes < 400 << 20, "{settled:?}");
+        assert!(bytes < 300 << 20, "{settled:?}");
     }
     std::thread::sleep(Duration::from_secs(2 * HEARTBEAT_S));
     let now = [child(run.id(), 0), child(run.id(), 1)];

@@ -54,6 +54,37 @@ fn kafka_topics_of_any_width_give_the_windows_of_the_files() {
     }
 }
 
+/// Rows keep the partition of their record, whichever process writes them; by their keys they would
+/// go elsewhere.
+#[test]
+#[ignore = "needs kafka: run dev/test"]
+fn kafka_rows_of_all_processes_keep_their_partitions() {
+    let broker = kafka();
+    let place = Place::new();
+    let (topic, alerts) = (broker.uri(&unique("origin")), broker.uri(&unique("alerts")));
+    place.ok(&format!(
+        "generate factory --events 3_000 --p-hot 1 --key-by none --to {topic}"
+    ));
+    place.ok(&format!(
+        "run factory --quiet --from {topic} --drain -n 2 -w 2 --to alerts={alerts}?shards=4"
+    ));
+    let rows = |uri: &str, time: &str| {
+        let shown = place.ok(&format!("view {uri} --format json --limit 0"));
+        let row = |line: &str| {
+            let row: Value = serde_json::from_str(line).expect("JSON");
+            let text = |name: &str| row[name].as_str().expect("a text").to_owned();
+            (row["partition"].as_u64(), text(time), text("device_id"))
+        };
+        // By partition, in the order in which they stand there.
+        let mut rows: Vec<_> = shown.stdout.lines().map(row).collect();
+        rows.sort_by_key(|row| row.0);
+        rows
+    };
+    let (read, written) = (rows(&topic, "ts"), rows(&alerts, "event_ts"));
+    assert_eq!(read.len(), 3_000);
+    assert!(read == written);
+}
+
 #[test]
 #[ignore = "needs kafka and postgres: run dev/test"]
 fn kafka_postgres_and_files_hold_the_same_windows() {

@@ -36,12 +36,12 @@ pub trait FilePlace {
     /// When they cannot be found out.
     fn list(&mut self) -> Result<Vec<String>, SinkError>;
 
-    /// The names of the files in `folder` itself, without it and whatever they begin with, sorted;
-    /// none, when there is no such folder.
+    /// The names of the files in `folder` itself that are not less than `from`, without the folder
+    /// and whatever they begin with, sorted; none, when there is no such folder.
     ///
     /// # Errors
     /// When they cannot be found out.
-    fn list_folder(&mut self, folder: &str) -> Result<Vec<String>, SinkError>;
+    fn list_folder(&mut self, folder: &str, from: &str) -> Result<Vec<String>, SinkError>;
 
     /// Removes a file; one that is not there is as good.
     ///
@@ -200,7 +200,7 @@ mod tests {
             let names = self.files.keys().filter(|name| !name.starts_with('_'));
             Ok(names.cloned().collect())
         }
-        fn list_folder(&mut self, _: &str) -> Result<Vec<String>, SinkError> {
+        fn list_folder(&mut self, _: &str, _: &str) -> Result<Vec<String>, SinkError> {
             unreachable!("a claim asks for all files")
         }
         fn remove(&mut self, name: &str) -> Result<(), SinkError> {

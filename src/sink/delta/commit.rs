@@ -109,10 +109,36 @@ fn stricter(theirs: &serde_json::Value, ours: &serde_json::Value) -> Option<Stri
     Some(found["name"].to_string())
 }
 
-/// Whether the table's own rules keep its rows for ever.
-fn is_append_only(found: &MetaData) -> bool {
+/// # Errors
+/// When the table's own rules keep its rows for ever.
+fn check_append_only(found: &MetaData, target: &str) -> Result<(), SinkError> {
     let rule = found.configuration.get("delta.appendOnly");
-    rule.and_then(Option::as_deref) == Some("true")
+    if rule.and_then(Option::as_deref) == Some("true") {
+        return Err(SinkError::Refused(format!(
+            "{target}: nothing may be removed from this table (delta.appendOnly), so it is not \
+             replaced; choose another place"
+        )));
+    }
+    Ok(())
+}
+
+/// Whether the job may replace the table, if it would.
+///
+/// # Errors
+/// [`SinkError::Refused`] when it may not.
+pub(super) fn check_replaceable(
+    log: &TableLog,
+    job: &JobContext,
+    sink: &str,
+    target: &str,
+) -> Result<(), SinkError> {
+    match (
+        look(log, job, sink, target, owner(log, target)?)?,
+        &log.table.meta_data,
+    ) {
+        (Beginning::Replaces(_), Some(found)) => check_append_only(found, target),
+        _ => Ok(()),
+    }
 }
 
 fn owner_of(found: &MetaData, target: &str) -> Result<Option<Owner>, SinkError> {
@@ -171,12 +197,7 @@ pub(super) fn prepare(
                 }
             }
             Beginning::Replaces(_) => {
-                if is_append_only(&found) {
-                    return Err(SinkError::Refused(format!(
-                        "{target}: nothing may be removed from this table (delta.appendOnly), so it \
-                         is not replaced; choose another place"
-                    )));
-                }
+                check_append_only(&found, target)?;
                 if log.append(&replacing(log, shape, mine.as_ref()))? {
                     terminal::message(format_args!(
                         "{target}: replaced, it was not the output of this job; the versions \
@@ -459,8 +480,10 @@ mod tests {
         let mut other = job(1, None, None);
         other.job = JobId(uuid::Uuid::from_u128(99));
         other.replace_output = true;
-        let error = start(&memory, &other).err().unwrap().to_string();
-        assert!(error.contains("delta.appendOnly"), "{error}");
+        let early = check_replaceable(&open(&memory).unwrap(), &other, SINK, "table");
+        for error in [early.unwrap_err(), start(&memory, &other).err().unwrap()] {
+            assert!(error.to_string().contains("delta.appendOnly"), "{error}");
+        }
         assert_eq!(files(&memory), ["1"]);
         // Its own job goes on.
         let mut heir = start(&memory, &job(2, None, Some(1))).unwrap();

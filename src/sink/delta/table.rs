@@ -133,17 +133,27 @@ impl TableLog {
     fn check_end(&mut self) -> Result<(), SinkError> {
         loop {
             let end = self.next;
-            let names = self.place.list_folder(LOG)?;
+            let names = self.names_from(end)?;
             let Some(behind) = names.iter().find(|name| version_of(name) >= Some(end)) else {
                 return Ok(());
             };
-            // It may have come just now.
+            // It may have come just now, or the hint was older than what somebody has cleaned up.
             self.catch_up()?;
             if self.next == end {
-                let what = format!("it is missing, and {behind} is there");
-                return Err(self.damaged(&entry_name(end), what));
+                let whole = names.iter().rfind(|name| name.ends_with(CHECKPOINT));
+                let Some(newest) = whole.and_then(|name| version_of(name)) else {
+                    let what = format!("it is missing, and {behind} is there");
+                    return Err(self.damaged(&entry_name(end), what));
+                };
+                self.read_from(newest)?;
+                self.catch_up()?;
             }
         }
+    }
+
+    /// The files of the log whose versions are not below `version`, sorted.
+    fn names_from(&mut self, version: u64) -> Result<Vec<String>, SinkError> {
+        self.place.list_folder(LOG, &format!("{version:020}"))
     }
 
     /// The number of the last entry.
@@ -159,13 +169,17 @@ impl TableLog {
     }
 
     fn read_checkpoint(&mut self) -> Result<(), SinkError> {
-        let Some(version) = self.newest_checkpoint()? else {
-            return Ok(());
-        };
+        self.newest_checkpoint()?
+            .map_or(Ok(()), |version| self.read_from(version))
+    }
+
+    /// Takes the checkpoint of `version` for all that was before it.
+    fn read_from(&mut self, version: u64) -> Result<(), SinkError> {
         let name = checkpoint_name(version);
         let bytes = self.place.read(&name)?;
         let bytes = bytes.ok_or_else(|| self.damaged(&name, "it is missing"))?;
         let actions = checkpoint::decode(bytes).map_err(|error| self.damaged(&name, error))?;
+        self.table = Table::default();
         actions.into_iter().for_each(|it| self.table.apply(it));
         self.next = version + 1;
         Ok(())
@@ -185,7 +199,7 @@ impl TableLog {
         if self.place.read(&entry_name(0))?.is_some() {
             return Ok(None);
         }
-        let names = self.place.list_folder(LOG)?;
+        let names = self.names_from(0)?;
         let mut whole = names.iter().filter(|name| name.ends_with(CHECKPOINT));
         match whole.next_back() {
             Some(newest) => Ok(version_of(newest)),
@@ -331,11 +345,14 @@ pub(super) mod tests {
         fn list(&mut self) -> Result<Vec<String>, SinkError> {
             Ok(self.0.lock().unwrap().keys().cloned().collect())
         }
-        fn list_folder(&mut self, folder: &str) -> Result<Vec<String>, SinkError> {
+        fn list_folder(&mut self, folder: &str, from: &str) -> Result<Vec<String>, SinkError> {
             let within = format!("{folder}/");
             let files = self.0.lock().unwrap();
             let names = files.keys().filter_map(|name| name.strip_prefix(&within));
-            Ok(names.map(str::to_owned).collect())
+            Ok(names
+                .filter(|name| *name >= from)
+                .map(str::to_owned)
+                .collect())
         }
         fn remove(&mut self, name: &str) -> Result<(), SinkError> {
             self.0.lock().unwrap().remove(name);
@@ -421,15 +438,21 @@ pub(super) mod tests {
         memory.0.lock().unwrap().remove(LAST_CHECKPOINT);
         let found = open(&memory).unwrap();
         assert_eq!((found.version(), found.table), (Some(25), short.table));
-        // One that is older than what was cleaned up leads to a gap.
+        // It may also be older than what was cleaned up.
         let old = b"{\"version\":9,\"size\":1}".to_vec();
         memory
             .0
             .lock()
             .unwrap()
             .insert(LAST_CHECKPOINT.to_owned(), old);
+        let found = open(&memory).unwrap();
+        assert_eq!(found.version(), Some(25));
+        assert_eq!(found.table.files.len(), 23);
+        // A gap behind all checkpoints is one.
+        let lost = memory.0.lock().unwrap().remove(&entry_name(22)).unwrap();
         let error = open(&memory).err().unwrap().to_string();
-        assert!(error.contains("00000000000000000010.json"), "{error}");
+        assert!(error.contains("00000000000000000022.json"), "{error}");
+        memory.0.lock().unwrap().insert(entry_name(22), lost);
         memory.0.lock().unwrap().remove(LAST_CHECKPOINT);
         // And no table begins in the middle of its log.
         memory
