@@ -51,12 +51,12 @@ impl Wanted {
         let format = ValueFormat::of(matches);
         let has_registry = matches.contains_id("schema-registry");
         if format == ValueFormat::Json {
-            return match has_registry {
-                false => Ok(None),
-                true => Err(CliError::usage(
-                    "--schema-registry only means something with --value-format avro or json-schema",
-                )),
-            };
+            if !has_registry {
+                return Ok(None);
+            }
+            return Err(CliError::usage(
+                "--schema-registry only means something with --value-format avro or json-schema",
+            ));
         }
         let word = format.as_str();
         if !place.starts_with("kafka:") {
