@@ -5,7 +5,6 @@ use std::sync::Arc;
 use clap::ArgMatches;
 
 use super::error::CliError;
-use super::registry::PipelineEntry;
 use crate::state::Storage;
 
 /// What the values of messages are.
@@ -51,12 +50,12 @@ impl Wanted {
         let format = ValueFormat::of(matches);
         let has_registry = matches.contains_id("schema-registry");
         if format == ValueFormat::Json {
-            return match has_registry {
-                false => Ok(None),
-                true => Err(CliError::usage(
-                    "--schema-registry only means something with --value-format avro or json-schema",
-                )),
-            };
+            if !has_registry {
+                return Ok(None);
+            }
+            return Err(CliError::usage(
+                "--schema-registry only means something with --value-format avro or json-schema",
+            ));
         }
         let word = format.as_str();
         if !place.starts_with("kafka:") {
@@ -71,27 +70,24 @@ impl Wanted {
 }
 
 /// Schemas beside the state of a job.
+#[cfg_attr(
+    not(feature = "schema-registry"),
+    expect(dead_code, reason = "without a registry nothing is kept")
+)]
 pub struct Kept {
     /// The state.
     pub storage: Arc<dyn Storage>,
     /// Whether what lies there is this job's.
-    #[cfg_attr(
-        not(feature = "schema-registry"),
-        expect(dead_code, reason = "there are none")
-    )]
     pub is_read: bool,
     /// Whether more may be kept.
-    #[cfg_attr(
-        not(feature = "schema-registry"),
-        expect(dead_code, reason = "there are none")
-    )]
     pub is_written: bool,
 }
 
 /// The pipeline's schema in the language of `format`.
+#[cfg(any(feature = "schema-registry", test))]
 pub fn text(
     format: ValueFormat,
-    entry: &dyn PipelineEntry,
+    entry: &dyn super::registry::PipelineEntry,
     matches: &ArgMatches,
 ) -> Result<&'static str, CliError> {
     let word = format.as_str();

@@ -851,6 +851,58 @@ mod tests {
         assert_eq!(report.partitions[0].standing, Standing::Ended);
     }
 
+    /// Payloads that cannot be understood before `is_known`; then they lose their first byte.
+    struct Slow(Rc<std::cell::Cell<bool>>);
+
+    impl Unpack for Slow {
+        fn prepare(&mut self, _: &RawBatch) -> bool {
+            self.0.get()
+        }
+
+        fn unpack<'a>(&'a mut self, payload: &'a [u8]) -> Result<&'a [u8], Rejection> {
+            match payload {
+                [b'x', rest @ ..] => Ok(rest),
+                _ => Err(Rejection::new(Reason::Undecodable, "no x")),
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_unpacked_waits_and_counts_as_there() {
+        let (mut ingest, feed) = reading();
+        ingest.decode = Box::new(|message| match message.value {
+            b"{}" => Ok(Decoded::Record(EventTime(0), ())),
+            other => panic!("{other:?} was not unpacked"),
+        });
+        let is_known = Rc::new(std::cell::Cell::new(false));
+        ingest.lanes[0].unpack = Some(Box::new(Slow(Rc::clone(&is_known))));
+        let record = |offset, start, end| RawRecord {
+            offset: Offset(offset),
+            value: Some((start, end)),
+            key: None,
+            append_time: None,
+        };
+        feed.push(RawBatch {
+            bytes: b"x{}y{}".to_vec(),
+            records: vec![record(0, 0, 3), record(1, 3, 6)],
+            next_offset: Offset(2),
+            ..RawBatch::default()
+        });
+        feed.end();
+        assert!(ingest.next_batch().is_none() && ingest.next_batch().is_none());
+        assert!(!ingest.has_ended(), "a batch waits");
+        let report = ingest.close(EventTime(0), false);
+        let row = &report.partitions[0];
+        assert!(row.has_backlog && row.read == 0 && row.to == Offset(0));
+        assert_eq!(row.standing, Standing::Active);
+        is_known.set(true);
+        ingest.take_mark(&ended_empty(0));
+        let ingested = ingest.next_batch().expect("it can be read now");
+        assert_eq!(ingested.block.records.len(), 1);
+        assert_eq!(ingested.dead[0].value.value, b"y{}", "as it came");
+        assert!(ingest.has_ended());
+    }
+
     #[test]
     fn a_partition_that_ended_empty_gets_a_floor() {
         let (mut ingest, feed) = reading();

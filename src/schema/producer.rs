@@ -46,13 +46,11 @@ impl Producer {
 impl Pack for Producer {
     fn pack(&self, event: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
         frame::push(self.id, out);
-        match &self.avro {
-            Some(writer) => writer.write(event, out),
-            None => {
-                out.extend_from_slice(event);
-                Ok(())
-            }
+        if let Some(writer) = &self.avro {
+            return writer.write(event, out);
         }
+        out.extend_from_slice(event);
+        Ok(())
     }
 }
 

@@ -98,8 +98,9 @@ fn script(arguments: &[&str], lines: &[Value]) -> String {
     command.args(arguments).stdin(Stdio::piped());
     let mut child = command.stdout(Stdio::piped()).spawn().expect("Python");
     let mut input = child.stdin.take().expect("its input");
-    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    input.write_all(text.as_bytes()).expect("written");
+    for line in lines {
+        writeln!(input, "{line}").expect("written");
+    }
     drop(input);
     let done = child.wait_with_output().expect("it ends");
     assert!(done.status.success(), "{arguments:?}");
