@@ -215,7 +215,12 @@ impl Settings {
                 idle_after: std_duration(self.idle_after),
                 max_ahead: span("max-ahead"),
                 zone: zone(matches),
-                dims_wait: self.dims_wait,
+                // What ends by itself is history: nothing more comes for it.
+                dims_wait: if self.end.ends {
+                    Span::ZERO
+                } else {
+                    self.dims_wait
+                },
                 alignment: IngestOptions::alignment_for(self.window.size(), self.wait),
                 discovers: source.discovery_interval().is_some(),
                 started_at: wall_clock(),

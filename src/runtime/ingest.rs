@@ -20,7 +20,7 @@
 //!   the latest. A partition whose records wait so has a say in the watermark. Recorded epochs and
 //!   partitions that have ended do not wait.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -94,9 +94,11 @@ struct Lane {
     inbox: Inbox,
     /// What payloads go through before they are decoded.
     unpack: Option<Box<dyn Unpack>>,
-    /// What lies behind the end of a recorded epoch, of a batch that reaches beyond it, or a batch
-    /// that cannot be unpacked yet; and since when it has been there.
-    rest: Option<(EventTime, RawBatch)>,
+    /// What comes before the feed: a batch that cannot be unpacked yet, and what lies behind the end
+    /// of a recorded epoch, of a batch that reaches beyond it; each with since when it has been there.
+    rest: VecDeque<(EventTime, RawBatch)>,
+    /// Whether the next batch was found to be one that cannot be unpacked yet.
+    is_blocked: bool,
     watermark: PartitionWatermark,
     standing: Standing,
     /// Where the records of the open epoch begin.
@@ -112,12 +114,12 @@ impl Lane {
     /// What the reader says, and whether records wait here.
     fn state(&self) -> (FeedState, bool) {
         let (state, has_batch) = self.inbox.state();
-        (state, has_batch || self.rest.is_some())
+        (state, has_batch || !self.rest.is_empty())
     }
 
     /// Whether records wait here that may be read, if only they have been here long enough.
     fn is_ready(&self, patience: Patience) -> bool {
-        let since = self.rest.as_ref().map(|(since, _)| *since);
+        let since = self.rest.front().map(|(since, _)| *since);
         let Some(since) = since.or_else(|| self.inbox.since()) else {
             return false;
         };
@@ -125,18 +127,24 @@ impl Lane {
     }
 
     fn pop(&mut self) -> Option<(EventTime, RawBatch)> {
-        self.rest.take().or_else(|| self.inbox.pop_since())
+        self.rest.pop_front().or_else(|| self.inbox.pop_since())
     }
 
     /// The next batch, unless something is to be found out first: then it stays here.
-    fn pop_ready(&mut self) -> Option<(EventTime, RawBatch)> {
+    fn pop_ready(&mut self) -> Option<RawBatch> {
         let (since, batch) = self.pop()?;
+        self.prepared(since, batch)
+    }
+
+    /// A batch that is the next one, unless something is to be found out first.
+    fn prepared(&mut self, since: EventTime, batch: RawBatch) -> Option<RawBatch> {
         let unpack = self.unpack.as_mut();
-        if unpack.is_none_or(|unpack| unpack.prepare(&batch)) {
-            return Some((since, batch));
+        self.is_blocked = unpack.is_some_and(|unpack| !unpack.prepare(&batch));
+        if self.is_blocked {
+            self.rest.push_front((since, batch));
+            return None;
         }
-        self.rest = Some((since, batch));
-        None
+        Some(batch)
     }
 
     /// The next batch of a recorded epoch that ends at `row.to`; what reaches beyond stays here.
@@ -144,12 +152,15 @@ impl Lane {
         if self.position.is_some_and(|position| position >= row.to) || row.from == row.to {
             return None;
         }
-        let (since, mut batch) = self.pop_ready()?;
+        let (since, mut batch) = self.pop()?;
         let gaps_left = row.gaps.saturating_sub(self.gaps);
         let read_left = row.read.saturating_sub(self.read);
         let rest = batch.split_off(row.to, gaps_left, read_left);
-        self.rest = rest.map(|rest| (since, rest));
-        Some(batch)
+        // What lies behind may have to wait for longer.
+        if let Some(rest) = rest {
+            self.rest.push_front((since, rest));
+        }
+        self.prepared(since, batch)
     }
 
     /// Whether a recorded epoch that ends as `row` says was read again.
@@ -330,7 +341,8 @@ impl<R> Ingest<R> {
             partition,
             unpack: format.map(|format| format.unpacker(inbox.waker())),
             inbox,
-            rest: None,
+            rest: VecDeque::new(),
+            is_blocked: false,
             watermark: PartitionWatermark::resume(self.options.wait, max_event, floor),
             standing: taken_up(standing),
             epoch_from: offset,
@@ -582,7 +594,7 @@ impl<R> Ingest<R> {
         if !floor_is_known || lane.watermark.current() > limit || !lane.is_ready(patience) {
             return None;
         }
-        lane.pop_ready().map(|(_, batch)| batch)
+        lane.pop_ready()
     }
 
     fn decode_batch(&mut self, index: usize, batch: RawBatch) -> Ingested<R> {
@@ -657,8 +669,8 @@ fn elapsed(since: Instant) -> Duration {
 fn close_lane(lane: &mut Lane, idle_after: Duration, patience: Patience) -> PartitionReport {
     let (state, waiting) = lane.state();
     let has_backlog = waiting && lane.is_ready(patience);
-    if waiting && !has_backlog {
-        // The watermark must not pass records that wait for dimension rows.
+    if waiting && (lane.is_blocked || !has_backlog) {
+        // The watermark must not pass records that wait for a schema or for dimension rows.
         lane.standing = Standing::Active;
     } else if !waiting {
         if state.ended {
@@ -901,6 +913,48 @@ mod tests {
         assert_eq!(ingested.block.records.len(), 1);
         assert_eq!(ingested.dead[0].value.value, b"y{}", "as it came");
         assert!(ingest.has_ended());
+    }
+
+    #[test]
+    fn a_silent_partition_whose_batch_cannot_be_unpacked_has_a_say_again() {
+        let (mut ingest, feed) = reading();
+        let is_known = Rc::new(std::cell::Cell::new(false));
+        ingest.lanes[0].unpack = Some(Box::new(Slow(Rc::clone(&is_known))));
+        feed.caught_up();
+        assert_eq!(close(&mut ingest, EventTime(0)).standing, Standing::Idle);
+        feed.push(batch(7));
+        assert!(ingest.next_batch().is_none());
+        assert_eq!(close(&mut ingest, EventTime(0)).standing, Standing::Active);
+        is_known.set(true);
+        assert!(ingest.next_batch().is_some());
+    }
+
+    #[test]
+    fn a_recorded_epoch_needs_no_schema_of_what_lies_behind_it() {
+        /// Knows the schemas of what lies before this offset.
+        struct UpTo(Offset);
+        impl Unpack for UpTo {
+            fn prepare(&mut self, batch: &RawBatch) -> bool {
+                batch.next_offset <= self.0
+            }
+            fn unpack<'a>(&'a mut self, payload: &'a [u8]) -> Result<&'a [u8], Rejection> {
+                Ok(payload)
+            }
+        }
+        let (mut ingest, feed) = reading();
+        ingest.lanes[0].unpack = Some(Box::new(UpTo(Offset(4))));
+        feed.push(batch(7));
+        let mut entry = ended_empty(0);
+        entry.partitions[0].to = Offset(4);
+        entry.partitions[0].standing = Standing::Active;
+        ingest.replay(Rc::new(entry.clone()));
+        let read = ingest.next_batch().expect("its schemas are known");
+        assert_eq!(read.block.to, Offset(4));
+        assert!(ingest.close_recorded(EventTime(0)).unwrap());
+        ingest.take_mark(&entry);
+        assert!(ingest.next_batch().is_none() && !ingest.has_ended());
+        ingest.lanes[0].unpack = None;
+        assert_eq!(ingest.next_batch().expect("the rest").block.to, Offset(7));
     }
 
     #[test]

@@ -3,8 +3,11 @@
 //!
 //! Every call waits for its answer, or for the time-out: none is made on a worker.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use reqwest::{Client, Method, StatusCode, Url, header};
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -155,7 +158,7 @@ impl Registry {
     /// When it cannot be asked.
     pub fn schema(&self, id: SchemaId) -> Result<Option<Registered>, RegistryError> {
         match self.ask(Method::GET, &format!("/schemas/ids/{id}"), None) {
-            Ok(found) => self.registered(&found, 0).map(Some),
+            Ok(found) => self.registered(&found, 0, &mut BTreeSet::new()).map(Some),
             Err(error) if error.code() == NO_SCHEMA => Ok(None),
             Err(error) => Err(error),
         }
@@ -191,7 +194,7 @@ impl Registry {
         Ok(Some(Version {
             version: self.number(&found, "version")?,
             id: self.id(&found)?,
-            schema: self.registered(&found, 0)?,
+            schema: self.registered(&found, 0, &mut BTreeSet::new())?,
         }))
     }
 
@@ -253,8 +256,14 @@ impl Registry {
             .ok_or_else(|| self.nonsense("its configuration names no rule of compatibility"))
     }
 
-    /// A schema with what it refers to.
-    fn registered(&self, found: &Value, depth: usize) -> Result<Registered, RegistryError> {
+    /// A schema with what it refers to, but for the subjects and versions that were `seen` before:
+    /// each comes once, behind what it refers to itself.
+    fn registered(
+        &self,
+        found: &Value,
+        depth: usize,
+        seen: &mut BTreeSet<(String, u64)>,
+    ) -> Result<Registered, RegistryError> {
         let schema = found["schema"].as_str();
         let schema = schema.ok_or_else(|| self.nonsense("its answer holds no schema"))?;
         if depth > DEEPEST {
@@ -264,12 +273,16 @@ impl Registry {
         for reference in found["references"].as_array().into_iter().flatten() {
             let subject = reference["subject"].as_str().unwrap_or_default();
             let version = self.number(reference, "version")?;
+            if !seen.insert((subject.to_owned(), version)) {
+                continue;
+            }
+            let subject = segment(subject);
             let path = format!("/subjects/{subject}/versions/{version}");
-            let other = self.registered(&self.ask(Method::GET, &path, None)?, depth + 1)?;
+            let found = self.ask(Method::GET, &path, None)?;
+            let other = self.registered(&found, depth + 1, seen)?;
             others.extend(other.others);
             others.push(other.schema);
         }
-        others.dedup();
         Ok(Registered {
             kind: found["schemaType"].as_str().unwrap_or("AVRO").to_owned(),
             schema: schema.to_owned(),
@@ -372,8 +385,19 @@ fn address(url: &str) -> Result<(String, Option<(String, String)>), RegistryErro
     {
         return Err(wrong());
     }
-    let user = parsed.username().to_owned();
-    let password = parsed.password().unwrap_or_default().to_owned();
+    let decoded = |text: &str| {
+        let decoded = percent_decode_str(text).decode_utf8();
+        decoded.map(Cow::into_owned).map_err(|_| wrong())
+    };
+    let user = decoded(parsed.username())?;
+    let password = decoded(parsed.password().unwrap_or_default())?;
+    if !user.is_empty() && password.is_empty() {
+        return Err(RegistryError::Config(
+            "--schema-registry: a user without a password; write http://USER:PASSWORD@HOST:PORT/PATH, or give both \
+             with --schema-registry-auth @FILE"
+                .to_owned(),
+        ));
+    }
     let _ = parsed.set_username("");
     let _ = parsed.set_password(None);
     let credentials = (!user.is_empty()).then_some((user, password));
@@ -381,6 +405,11 @@ fn address(url: &str) -> Result<(String, Option<(String, String)>), RegistryErro
         parsed.as_str().trim_end_matches('/').to_owned(),
         credentials,
     ))
+}
+
+/// A text as one part of a path.
+fn segment(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
 fn credentials(text: &str) -> Result<(String, String), RegistryError> {
@@ -433,6 +462,10 @@ mod tests {
                 "{error}"
             );
         }
+        let (_, auth) = address("https://u:p%40s%2F+=@registry").expect("valid");
+        assert_eq!(auth, Some(("u".to_owned(), "p@s/+=".to_owned())));
+        let error = address("https://t0ken@registry").expect_err("no password");
+        assert!(!error.to_string().contains("t0ken"), "{error}");
         let error = credentials("s3cret").expect_err("no user").to_string();
         assert!(!error.contains("s3cret"), "{error}");
     }

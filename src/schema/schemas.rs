@@ -12,6 +12,7 @@
 //! belongs to no message of a producer; but one that is unknown now may be given out later.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -253,9 +254,11 @@ impl Shared {
             let known = lock(&self.known).get(&question.id).cloned();
             let answer = match known {
                 Some(known) => Some(known),
-                None => match self.ask(question.id) {
-                    Ok(answer) => answer,
-                    Err(Closed) => return,
+                None => match catch_unwind(AssertUnwindSafe(|| self.ask(question.id))) {
+                    Ok(Ok(answer)) => answer,
+                    Ok(Err(Closed)) => return,
+                    // A defect in what reads schemas must not leave messages waiting for ever.
+                    Err(_) => Some(Known::Unreadable("it cannot be understood".into())),
                 },
             };
             // Each question has its own answer.

@@ -296,6 +296,32 @@ fn a_row_that_comes_after_its_record_counts_for_it_where_records_wait() {
     place.ok("replay state");
 }
 
+/// Nothing happens to the job: the row comes while its record waits, and the next ones find it there.
+#[test]
+fn a_row_that_comes_within_the_wait_counts() {
+    let place = Place::new();
+    place.ok("dims cars --to dims");
+    place.write("dims/cars.csv", format!("{HEADER}{BLACK}"));
+    let event =
+        r#"{"event_time":"2024-01-01T10:01:00Z","car_id":1000001,"speed":10.0,"rpm":1,"gear":1}"#;
+    place.write("in.ndjson", format!("{event}\n"));
+    let mut run = place.start(
+        "run cars --from file:in.ndjson --follow --dims dir:dims --dims-refresh 50ms --dims-wait 6s --epoch 20ms \
+         -w 2 --wait 1h --state state --history 1h --to enriched=ndjson:out.ndjson",
+    );
+    run.until("it runs", || place.path("state/log").exists().then_some(()));
+    let later = format!("{HEADER}{BLACK}1000001,2,1,7,2024-01-01T10:00:00Z\n");
+    place.replace("dims/cars.csv", &later);
+    place.append("in.ndjson", &[event.to_owned()]);
+    let rows = run.until("the events come out", || {
+        Some(place.rows("out.ndjson")).filter(|rows| rows.len() == 2)
+    });
+    let drivers: Vec<_> = rows.iter().map(|row| row["driver_id"].clone()).collect();
+    assert_eq!(drivers, [2, 2]);
+    assert_eq!(run.interrupt().code, 130);
+    place.ok("replay state");
+}
+
 #[test]
 fn a_record_waits_for_as_long_as_it_should_and_no_longer() {
     let wait = std::time::Duration::from_secs(1);

@@ -34,6 +34,8 @@ pub(super) enum Node {
     Enum(Vec<Option<String>>),
     Array(Box<Self>),
     Map(Box<Self>),
+    /// What no message may hold if it is to be read, and why: the items of a list that must be empty.
+    Unreadable(String),
     /// One of these; those that the reader cannot have say why.
     Union(Vec<Result<Self, String>>),
     Record {
@@ -103,9 +105,12 @@ impl Plan {
     /// # Errors
     /// When the bytes do not fit the schema; `out` then holds a part.
     pub fn to_json(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Problem> {
-        let mut input = Input(message);
+        let mut input = Input {
+            left: message,
+            items: message.len(),
+        };
         self.0.read(&mut input, Some(out))?;
-        match input.0.len() {
+        match input.left.len() {
             0 => Ok(()),
             more => Err(Problem::new(format!(
                 "{more} bytes are left over at the end"
@@ -115,17 +120,21 @@ impl Plan {
 }
 
 /// What is left of a message.
-struct Input<'a>(&'a [u8]);
+struct Input<'a> {
+    left: &'a [u8],
+    /// How many items of arrays and maps there may be yet: some have no bytes of their own.
+    items: usize,
+}
 
 impl<'a> Input<'a> {
     fn take(&mut self, length: usize, what: &str) -> Result<&'a [u8], Problem> {
-        let Some((taken, rest)) = self.0.split_at_checked(length) else {
-            let left = self.0.len();
+        let Some((taken, rest)) = self.left.split_at_checked(length) else {
+            let left = self.left.len();
             return Err(Problem::new(format!(
                 "the message ends within {what}: {length} bytes are needed, {left} are left"
             )));
         };
-        self.0 = rest;
+        self.left = rest;
         Ok(taken)
     }
 
@@ -178,13 +187,18 @@ impl<'a> Input<'a> {
             self.length(what)?;
             count = count.checked_neg().unwrap_or(i64::MAX);
         }
-        let left = self.0.len();
+        let left = self.left.len();
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        if count <= left {
-            return Ok(count);
+        match self.items.checked_sub(count) {
+            Some(items) if count <= left => {
+                self.items = items;
+                Ok(count)
+            }
+            _ => {
+                let what = format!("{what} of {count} items in {left} bytes");
+                Err(Problem::new(what))
+            }
         }
-        let what = format!("{what} of {count} items in {left} bytes");
-        Err(Problem::new(what))
     }
 }
 
@@ -237,6 +251,7 @@ impl Node {
             Self::Enum(symbols) => read_enum(symbols, input, out)?,
             Self::Array(items) => read_items(items, input, out)?,
             Self::Map(values) => read_entries(values, input, out)?,
+            Self::Unreadable(reason) => return Err(Problem::new(reason.as_str())),
             Self::Union(branches) => read_branch(branches, input, out)?,
             Self::Record { fields, defaults } => read_record(fields, defaults, input, out)?,
         }

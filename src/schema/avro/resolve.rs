@@ -201,6 +201,13 @@ impl<'s> Resolver<'s> {
         Err(first.unwrap_or_else(|| "the reader's union is empty".to_owned()))
     }
 
+    /// The items of a list: one whose items cannot be read can still be empty.
+    fn items(&self, writer: &'s Schema, reader: Option<&'s Schema>) -> Box<Node> {
+        self.node(writer, reader)
+            .unwrap_or_else(Node::Unreadable)
+            .into()
+    }
+
     fn plain(&self, from: Shape<'s>, into: Option<Shape<'s>>) -> Result<Node, String> {
         use Shape::{
             Array, Boolean, Bytes, Double, Enum, Fixed, Float, Int, Long, Map, Null, Record, Text,
@@ -230,12 +237,10 @@ impl<'s> Resolver<'s> {
                 same_name(&symbols.name, &other.name, &other.aliases)?;
                 enumeration(symbols, other)
             }
-            (Array(items), None) => Node::Array(self.node(items, None)?.into()),
-            (Array(items), Some(Array(other))) => {
-                Node::Array(self.node(items, Some(other))?.into())
-            }
-            (Map(values), None) => Node::Map(self.node(values, None)?.into()),
-            (Map(values), Some(Map(other))) => Node::Map(self.node(values, Some(other))?.into()),
+            (Array(items), None) => Node::Array(self.items(items, None)),
+            (Array(items), Some(Array(other))) => Node::Array(self.items(items, Some(other))),
+            (Map(values), None) => Node::Map(self.items(values, None)),
+            (Map(values), Some(Map(other))) => Node::Map(self.items(values, Some(other))),
             (Record(record), None) => self.record(record, None)?,
             (Record(record), Some(Record(other))) => {
                 same_name(&record.name, &other.name, &other.aliases)?;

@@ -292,6 +292,14 @@ fn lengths_are_checked_before_anything_is_made() {
         let problem = json_text(&plan, &message).expect_err("too many");
         assert!(problem.contains("a: an array of"), "{problem}");
     }
+    // As many as bytes are left, in block after block.
+    let mut message = Vec::new();
+    for left in (1..100).rev() {
+        push_long(left, &mut message);
+    }
+    message.push(0);
+    let problem = json_text(&plan, &message).expect_err("too many");
+    assert!(problem.contains("a: an array of"), "{problem}");
     let text = record(r#"{"name":"a","type":"string"}"#);
     let plan = Plan::new(&text, None).expect("a plan");
     let mut message = Vec::new();
@@ -329,6 +337,13 @@ fn a_schema_in_circles_is_refused() {
     assert_eq!(json_text(&plan, &[0]).as_deref(), Ok(r#"{"next":null}"#));
     let reason = json_text(&plan, &[2, 0]).expect_err("a circle");
     assert!(reason.contains("next: R refers to itself"), "{reason}");
+    for list in ["array\",\"items", "map\",\"values"] {
+        let field = format!(r#"{{"name":"more","type":{{"type":"{list}":"R"}}}}"#);
+        let plan = Plan::new(&record(&field), None).expect("an empty list can be read");
+        json_text(&plan, &[0]).expect("it is empty");
+        let reason = json_text(&plan, &[2, 0, 0]).expect_err("a circle");
+        assert!(reason.contains("refers to itself"), "{reason}");
+    }
 }
 
 /// Each type refers to the one before it ten times: a text of a few lines that stands for ten
