@@ -202,10 +202,8 @@ impl<'s> Resolver<'s> {
     }
 
     /// The items of a list: one whose items cannot be read can still be empty.
-    fn items(&self, writer: &'s Schema, reader: Option<&'s Schema>) -> Box<Node> {
-        self.node(writer, reader)
-            .unwrap_or_else(Node::Unreadable)
-            .into()
+    fn items(&self, writer: &'s Schema, reader: Option<&'s Schema>) -> Node {
+        self.node(writer, reader).unwrap_or_else(Node::Unreadable)
     }
 
     fn plain(&self, from: Shape<'s>, into: Option<Shape<'s>>) -> Result<Node, String> {
@@ -237,10 +235,12 @@ impl<'s> Resolver<'s> {
                 same_name(&symbols.name, &other.name, &other.aliases)?;
                 enumeration(symbols, other)
             }
-            (Array(items), None) => Node::Array(self.items(items, None)),
-            (Array(items), Some(Array(other))) => Node::Array(self.items(items, Some(other))),
-            (Map(values), None) => Node::Map(self.items(values, None)),
-            (Map(values), Some(Map(other))) => Node::Map(self.items(values, Some(other))),
+            (Array(items), None) => Node::Array(self.items(items, None).into()),
+            (Array(items), Some(Array(other))) => {
+                Node::Array(self.items(items, Some(other)).into())
+            }
+            (Map(values), None) => Node::Map(self.items(values, None).into()),
+            (Map(values), Some(Map(other))) => Node::Map(self.items(values, Some(other)).into()),
             (Record(record), None) => self.record(record, None)?,
             (Record(record), Some(Record(other))) => {
                 same_name(&record.name, &other.name, &other.aliases)?;
