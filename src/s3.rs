@@ -13,6 +13,7 @@ use thiserror::Error as ThisError;
 use tokio::runtime::Runtime;
 
 use crate::sink::SinkError;
+use crate::terminal::chain;
 
 /// What `check` asks for; nothing has this name.
 const PROBE: &str = ".highwater-probe";
@@ -239,19 +240,4 @@ pub(crate) fn is_passing(error: &Error) -> bool {
     let text = chain(error);
     let has = |status: &str| text.contains(&format!("status code: {status}"));
     (has("5") && !has("507")) || has("429") || has("408")
-}
-
-/// An error and what is not already said of its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -13,6 +13,22 @@ const ERASE: &[u8] = b"\r\x1b[2K";
 
 static LINE: Mutex<String> = Mutex::new(String::new());
 
+/// An error and what is not already said of its causes.
+#[cfg(any(feature = "s3", feature = "schema-registry"))]
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// The line is away while this lives. Nobody else writes a message meanwhile.
 #[must_use = "the line comes back when this is dropped"]
 pub struct Pause(MutexGuard<'static, String>);

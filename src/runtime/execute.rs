@@ -28,7 +28,9 @@ use crate::flow::{Flow, FlowOptions, Keep, Restored, RunShared, WorkerContext};
 use crate::host;
 use crate::join::DimLoader;
 use crate::ledger::{Fates, Ledger};
-use crate::sink::{JobContext, OutputSpec, SinkContext, SinkFactory, explained, sink_id};
+use crate::sink::{
+    JobContext, OutputSpec, SinkContext, SinkError, SinkFactory, explained, sink_id,
+};
 use crate::source::{Partition, SharedSource};
 use crate::state::{LogItem, Manifest};
 use crate::terminal;
@@ -442,6 +444,23 @@ pub(super) fn outputs_with_sinks(
     Ok(sinks)
 }
 
+/// Has each output's targets do `step`.
+fn each_target(
+    outputs: &[OutputSpec],
+    sinks: &Sinks,
+    mut step: impl FnMut(&OutputSpec, &dyn SinkFactory) -> Result<(), SinkError>,
+) -> Result<(), RunError> {
+    for output in outputs {
+        for factory in sinks.get(output.name).into_iter().flatten() {
+            step(output, &**factory).map_err(|error| RunError::Sink {
+                output: output.name,
+                error,
+            })?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes what is missing in the targets.
 fn prepare_sinks(
     outputs: &[OutputSpec],
@@ -449,56 +468,35 @@ fn prepare_sinks(
     partitions: usize,
     job: Option<&JobContext>,
 ) -> Result<(), RunError> {
-    for output in outputs {
-        for factory in sinks.get(output.name).into_iter().flatten() {
-            let prepared = factory.prepare(output, partitions as u32, job);
-            prepared.map_err(|error| RunError::Sink {
-                output: output.name,
-                error: explained(error, job),
-            })?;
-        }
-    }
-    Ok(())
+    each_target(outputs, sinks, |output, factory| {
+        let prepared = factory.prepare(output, partitions as u32, job);
+        prepared.map_err(|error| explained(error, job))
+    })
 }
 
-/// Makes what is missing on this host: the targets are prepared by process 0.
+/// Makes what only this process or its host lacks: process 0 has prepared the targets.
 fn prepare_follower(
     outputs: &[OutputSpec],
     sinks: &Sinks,
     partitions: u32,
 ) -> Result<(), RunError> {
-    for output in outputs {
-        for factory in sinks.get(output.name).into_iter().flatten() {
-            let prepared = factory.prepare_follower(output, partitions);
-            prepared.map_err(|error| RunError::Sink {
-                output: output.name,
-                error,
-            })?;
-        }
-    }
-    Ok(())
+    each_target(outputs, sinks, |output, factory| {
+        factory.prepare_follower(output, partitions)
+    })
 }
 
 /// Whether `job` may have those of its outputs that it has not begun.
 fn check_free(outputs: &[OutputSpec], sinks: &Sinks, job: &JobContext) -> Result<(), RunError> {
-    for output in outputs {
-        for factory in sinks.get(output.name).into_iter().flatten() {
-            let sink = sink_id(output.name, &factory.identity());
-            if job.mark(&sink).is_some() {
-                continue;
-            }
-            let checked = if job.replace_output {
-                factory.check_replaceable(output, job)
-            } else {
-                factory.check_free(output, job)
-            };
-            checked.map_err(|error| RunError::Sink {
-                output: output.name,
-                error,
-            })?;
+    each_target(outputs, sinks, |output, factory| {
+        let sink = sink_id(output.name, &factory.identity());
+        if job.mark(&sink).is_some() {
+            Ok(())
+        } else if job.replace_output {
+            factory.check_replaceable(output, job)
+        } else {
+            factory.check_free(output, job)
         }
-    }
-    Ok(())
+    })
 }
 
 /// Into how many shards each sink is split, by its id.

@@ -15,6 +15,7 @@ use tokio::runtime::Runtime;
 
 use super::SchemaKind;
 use super::frame::SchemaId;
+use crate::terminal::chain;
 
 const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 /// What the interface answers for an id, a subject or a version that is not there.
@@ -420,20 +421,6 @@ fn credentials(text: &str) -> Result<(String, String), RegistryError> {
         )
     })?;
     Ok((user.to_owned(), password.to_owned()))
-}
-
-/// An error and what is not already said of its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

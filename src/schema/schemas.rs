@@ -12,7 +12,6 @@
 //! belongs to no message of a producer; but one that is unknown now may be given out later.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -24,6 +23,7 @@ use super::frame::{self, SchemaId};
 use super::registry::{Registered, Registry, RegistryError};
 use super::{AvroSchema, SchemaKind};
 use crate::decode::{Reason, Rejection};
+use crate::host;
 use crate::source::{Format, RawBatch, Unpack, Waker};
 use crate::terminal;
 
@@ -254,7 +254,7 @@ impl Shared {
             let known = lock(&self.known).get(&question.id).cloned();
             let answer = match known {
                 Some(known) => Some(known),
-                None => match catch_unwind(AssertUnwindSafe(|| self.ask(question.id))) {
+                None => match host::catch(|| self.ask(question.id)) {
                     Ok(Ok(answer)) => answer,
                     Ok(Err(Closed)) => return,
                     // A defect in what reads schemas must not leave messages waiting for ever.

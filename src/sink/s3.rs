@@ -19,7 +19,8 @@ use super::commit::claim::FilePlace;
 use super::files::{Store, taken};
 use super::lock::Lock;
 use super::{SinkContext, SinkError};
-use crate::s3::{Client, chain, is_passing};
+use crate::s3::{Client, is_passing};
+use crate::terminal::chain;
 
 /// A file up to this size is put in one request, which holds it in memory; a larger one is sent in
 /// parts of this size.

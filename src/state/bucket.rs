@@ -13,7 +13,8 @@ use object_store::path::Path as Key;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use super::storage::{Put, Storage, StorageError, StorageOptions, check_name, place_of};
-use crate::s3::{Client, ClientError, chain, is_passing};
+use crate::s3::{Client, ClientError, is_passing};
+use crate::terminal::chain;
 
 /// A larger object is sent and fetched in parts of this size, so that none of its requests takes
 /// longer than the client's time-out.

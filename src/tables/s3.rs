@@ -8,7 +8,8 @@ use super::{
     Contents, PlaceOptions, TableFormat, TablePlace, TableRows, Whole, WriteOptions, listed,
 };
 use crate::join::{DimError, DimTable};
-use crate::s3::{Client, chain, is_passing};
+use crate::s3::{Client, is_passing};
+use crate::terminal::chain;
 
 /// A bucket with a prefix.
 pub(super) struct BucketPlace {

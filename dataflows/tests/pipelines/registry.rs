@@ -16,7 +16,7 @@ use crate::support::factory;
 use crate::support::naive::{Shape, last_revisions};
 use crate::support::place::{Place, Running};
 use crate::support::services::{
-    given, kafka, messages, python, registry, registry_alone, root, unique,
+    Server, given, kafka, messages, python, registry, registry_alone, root, unique,
 };
 
 const AVRO: &str = include_str!("../../src/factory/schema.avsc");
@@ -157,45 +157,45 @@ fn topic(place: &Place, broker: &str) -> String {
 
 /// A topic with schemas: how to write to it.
 struct Log<'a> {
+    uri: String,
     broker: &'a str,
     topic: String,
     registry: &'a str,
     place: &'a Place,
 }
 
-impl Log<'_> {
+impl<'a> Log<'a> {
+    fn new(place: &'a Place, broker: &'a Server, registry: &'a str, name: &str) -> Self {
+        let uri = broker.uri(&unique(name));
+        Self {
+            broker: broker.address(),
+            topic: topic(place, &uri),
+            uri,
+            registry,
+            place,
+        }
+    }
+
     /// Registers `schema` under the topic's subject and writes `lines` with it; its id.
     #[track_caller]
     fn write(&self, schema: &str, lines: &[Value]) -> String {
         let subject = format!("{}-value", self.topic);
-        self.place.write("schema.avsc", schema);
-        let file = self.place.path("schema.avsc").display().to_string();
-        let arguments = [
-            "write",
-            self.broker,
-            &self.topic,
-            self.registry,
-            &subject,
-            &file,
-        ];
-        script(&arguments, lines).trim().to_owned()
+        self.script(schema, &[&subject], lines)
     }
 
     /// Writes `lines` with a schema that has this id, without asking the registry.
     #[track_caller]
     fn write_as(&self, id: &str, schema: &str, lines: &[Value]) {
+        self.script(schema, &["--id", id], lines);
+    }
+
+    #[track_caller]
+    fn script(&self, schema: &str, place: &[&str], lines: &[Value]) -> String {
         self.place.write("schema.avsc", schema);
         let file = self.place.path("schema.avsc").display().to_string();
-        let arguments = [
-            "write",
-            self.broker,
-            &self.topic,
-            self.registry,
-            "--id",
-            id,
-            &file,
-        ];
-        script(&arguments, lines);
+        let before = ["write", self.broker, &self.topic, self.registry];
+        let arguments = [&before, place, &[file.as_str()]].concat();
+        script(&arguments, lines).trim().to_owned()
     }
 }
 
@@ -376,13 +376,7 @@ fn assert_end(place: &Place, log: &Log<'_>, all: &[Value]) {
 fn registry_kafka_oracle_a_schema_changes_while_a_pipeline_runs() {
     let (broker, registry) = (kafka(), registry());
     let place = Place::new();
-    let uri = broker.uri(&unique("evolution"));
-    let log = Log {
-        broker: broker.address(),
-        topic: topic(&place, &uri),
-        registry: registry.address(),
-        place: &place,
-    };
+    let log = Log::new(&place, &broker, registry.address(), "evolution");
     // A field that is missing has its default, a field that nobody knows is passed over.
     let plain = lines(0..300, |_| ());
     let old = lines(300..600, |event| event["line"] = Value::Null);
@@ -412,10 +406,13 @@ fn registry_kafka_oracle_a_schema_changes_while_a_pipeline_runs() {
     assert!({ rejected }.all(|input| input["rejected"] == 0), "{report}");
     // What was recorded comes out again without the registry, from what the state has.
     let shown = place
-        .ok(&format!("replay state --quiet --from {uri}"))
+        .ok(&format!("replay state --quiet --from {}", log.uri))
         .stdout;
     assert!(!shown.is_empty());
-    let shown = messages(&place, &format!("{uri} {}", flags(log.registry, "avro")));
+    let shown = messages(
+        &place,
+        &format!("{} {}", log.uri, flags(log.registry, "avro")),
+    );
     assert_eq!(shown.len(), all.len());
     assert!(
         shown.iter().any(|row| row["firmware"] == "1.2"),
@@ -490,13 +487,7 @@ fn registry_kafka_a_schema_that_is_refused_is_explained() {
 fn registry_kafka_oracle_what_is_no_message_is_a_dead_letter() {
     let (broker, registry) = (kafka(), registry());
     let place = Place::new();
-    let uri = broker.uri(&unique("garbage"));
-    let log = Log {
-        broker: broker.address(),
-        topic: topic(&place, &uri),
-        registry: registry.address(),
-        place: &place,
-    };
+    let log = Log::new(&place, &broker, registry.address(), "garbage");
     let good = lines(0..100, |_| ());
     let id: u32 = log.write(AVRO, &good).parse().expect("an id");
     let schema = r#"{"$schema":"http://json-schema.org/draft-07/schema#","type":"object"}"#;
@@ -581,13 +572,7 @@ fn bytes_of(letter: &Value) -> Vec<u8> {
 fn registry_kafka_oracle_a_registry_that_is_away_is_waited_for() {
     let (broker, registry) = (kafka(), registry_alone());
     let place = Place::new();
-    let uri = broker.uri(&unique("away"));
-    let log = Log {
-        broker: broker.address(),
-        topic: topic(&place, &uri),
-        registry: registry.address(),
-        place: &place,
-    };
+    let log = Log::new(&place, &broker, registry.address(), "away");
     let mut all = lines(0..200, |_| ());
     let known = log.write(AVRO, &all);
     // Of another subject, so that the run has not met it when the registry goes away.
