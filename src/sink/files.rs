@@ -630,6 +630,36 @@ mod tests {
         assert!(error.to_string().contains("other contents"), "{error}");
     }
 
+    /// Each sink removes the folder of staged files when it is closed and finds it empty, while the
+    /// others are about to write there.
+    #[test]
+    fn a_sink_that_is_closed_does_not_disturb_another_one_in_its_folder() {
+        let root = tempfile::tempdir().unwrap();
+        for job in [None, Some(job(1, None, None))] {
+            let run_sinks = |shard: u32| {
+                let (output, shard) = (windows(Layout::Flat), Shard(shard));
+                let context = job.as_ref().map_or_else(SinkContext::default, of_job);
+                for number in 0..500 {
+                    let mut sink = factory(root.path())
+                        .open(&output, &[shard], &context)
+                        .unwrap();
+                    let rows = counts(&[(NEW_YEAR, None, 1, 1)]);
+                    let rows = EpochRows {
+                        shard,
+                        ..epoch(number, i64::MAX, true, rows)
+                    };
+                    sink.commit(&rows).unwrap();
+                    sink.close().unwrap();
+                }
+            };
+            std::thread::scope(|scope| {
+                for shard in 0..4 {
+                    scope.spawn(move || run_sinks(shard));
+                }
+            });
+        }
+    }
+
     #[test]
     fn leftovers_are_removed_and_another_writer_is_refused() {
         let root = tempfile::tempdir().unwrap();

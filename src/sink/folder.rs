@@ -31,7 +31,7 @@ impl Folder {
     /// Opens the folder, and makes it when it is missing.
     pub(super) fn open(root: &Path) -> Result<Self, SinkError> {
         let staging = root.join(STAGING);
-        fs::create_dir_all(&staging)
+        make_in(&staging, || Ok(()))
             .and_then(|()| sweep_drafts(&staging))
             .map_err(|error| SinkError::io(staging.display(), &error))?;
         Ok(Self {
@@ -39,6 +39,26 @@ impl Folder {
             staging,
         })
     }
+}
+
+/// Makes a file in the staging folder, and the folder first, which a sink that is closed removes when
+/// it finds it empty: at any moment, in this process or another.
+pub(super) fn make_in<T>(staging: &Path, make: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    // Each further attempt means that one more sink was closed within the last.
+    const ATTEMPTS: usize = 1000;
+    let attempt = || fs::create_dir_all(staging).and_then(|()| make());
+    let was_removed = |error: &io::Error| {
+        // The second when it goes after it was seen and before it was looked at.
+        let kinds = [io::ErrorKind::NotFound, io::ErrorKind::AlreadyExists];
+        kinds.contains(&error.kind())
+    };
+    for _ in 1..ATTEMPTS {
+        match attempt() {
+            Err(error) if was_removed(&error) => {}
+            outcome => return outcome,
+        }
+    }
+    attempt()
 }
 
 /// Removes the drafts that killed processes have left. One that is a day old is nobody's: a draft is
@@ -103,9 +123,8 @@ impl Store for Folder {
 impl Folder {
     /// Writes `bytes` to a file under `.staging/`.
     fn draft(&self, bytes: &[u8]) -> io::Result<PathBuf> {
-        fs::create_dir_all(&self.staging)?;
         let draft = self.staging.join(format!("{}.tmp", Uuid::new_v4()));
-        let mut file = File::create_new(&draft)?;
+        let mut file = make_in(&self.staging, || File::create_new(&draft))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         Ok(draft)

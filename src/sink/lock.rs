@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::SinkError;
+use super::folder::make_in;
 
 /// An exclusive lock, held until dropped; its file names the process and is removed with it.
 #[derive(Debug)]
@@ -64,7 +65,9 @@ impl Lock {
         loop {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(false);
-            let mut file = options.open(path).map_err(|error| failed(&error))?;
+            let folder = path.parent().unwrap_or(Path::new(""));
+            let mut file =
+                make_in(folder, || options.open(path)).map_err(|error| failed(&error))?;
             if !try_lock(&file).map_err(|error| failed(&error))? {
                 return Ok(Err(holder(&mut file)));
             }

@@ -15,6 +15,7 @@ use crate::sink::encode::Projection;
 #[cfg(feature = "parquet")]
 use crate::sink::encode::columnar::{ParquetEncoder, TimeUnit};
 use crate::sink::encode::csv::CsvEncoder;
+use crate::sink::folder::make_in;
 use crate::sink::{SinkError, Written};
 use crate::time::Shard;
 
@@ -69,9 +70,9 @@ impl Out {
         let name = format!("{}{}.tmp", self.naming.staged(shard), self.staged);
         let staging = self.store.staging();
         let path = staging.join(name);
-        // Another sink in this folder may have tidied up more than its files.
-        fs::create_dir_all(staging).map_err(|error| SinkError::io(staging.display(), &error))?;
-        StagedWriter::create(path, self.format, self.projection.clone())
+        make_in(staging, || File::create(&path))
+            .map_err(|error| SinkError::io(path.display(), &error))?;
+        StagedWriter::append_to(path, self.format, self.projection.clone())
     }
 
     pub(super) fn publish(
@@ -134,8 +135,13 @@ enum Encoder {
 }
 
 impl StagedWriter {
-    fn create(path: PathBuf, format: Format, projection: Projection) -> Result<Self, SinkError> {
-        let encoder = Appender::create(&path).and_then(|file| {
+    /// `path`: an empty file.
+    fn append_to(path: PathBuf, format: Format, projection: Projection) -> Result<Self, SinkError> {
+        let file = Appender {
+            path: path.clone(),
+            buffer: Vec::new(),
+        };
+        let encoder: io::Result<Encoder> = (|| {
             Ok(match format {
                 Format::Csv => Encoder::Csv(Box::new(CsvEncoder::new(projection, file)?)),
                 #[cfg(feature = "parquet")]
@@ -153,7 +159,7 @@ impl StagedWriter {
                     )?))
                 }
             })
-        });
+        })();
         match encoder {
             Ok(encoder) => Ok(Self {
                 path,
@@ -234,14 +240,6 @@ struct Appender {
 }
 
 impl Appender {
-    fn create(path: &Path) -> io::Result<Self> {
-        File::create(path)?;
-        Ok(Self {
-            path: path.to_owned(),
-            buffer: Vec::new(),
-        })
-    }
-
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
