@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::factory::{Devices, Reading, columns, reading, windows};
 use crate::support::naive::{Shape, last_revisions};
 use crate::support::place::Place;
-use crate::support::services::{given, oracle, python, root, unique};
+use crate::support::services::{given, oracle, python, root, s3, unique};
 
 /// The pipeline's own.
 const SHAPE: Shape = Shape::tumbling(60_000, 120_000);
@@ -330,7 +330,7 @@ fn s3_oracle_a_bucket_holds_what_a_folder_holds() {
     let place = spoilt();
     let naive = windows(&place.partitions("in"), SHAPE);
     let bucket = given("HIGHWATER_TEST_S3_BUCKET");
-    given("AWS_ENDPOINT_URL");
+    let _server = s3();
     let prefix = unique("pipelines");
     let prefix = format!("s3://{bucket}/{prefix}");
     place.ok(&format!(
@@ -348,7 +348,7 @@ fn s3_oracle_a_bucket_holds_what_a_folder_holds() {
 #[test]
 #[ignore = "needs s3: run dev/test"]
 fn s3_a_missing_bucket_is_an_error_before_anything_runs() {
-    given("AWS_ENDPOINT_URL");
+    let _server = s3();
     let place = Place::new();
     let error = place
         .run("run factory --events 1000 --speed max --to parquet:s3://no-such-bucket-here/x")
