@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::RunOptions;
+use super::beginning::Kept;
 use super::control::{Notice, Notices, wall_clock};
-use super::execute::Kept;
 use crate::epoch::Resume;
 use crate::join::DimLoader;
 use crate::source::Partition;

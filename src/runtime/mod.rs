@@ -1,6 +1,9 @@
 //! A run: threads, control, and what is left at the end.
 //!
-//! * [`run`]: builds and steps the dataflows of all workers, until the last epoch is committed.
+//! * [`run`]: from the options of a run to what is left of it, when the last epoch is committed.
+//! * `beginning`: where it begins, by its state or at the start of its input.
+//! * `targets`: what the targets of its outputs are asked before that.
+//! * `workers`: builds and steps the dataflows.
 //! * `helpers`: what goes on beside the workers, on threads of its own.
 //! * [`control`]: how workers and the coordinator talk.
 //! * [`ingest`]: what one worker reads.
@@ -25,6 +28,7 @@ use crate::state::StateError;
 
 pub use self::execute::{Pipeline, RunOptions, Summary, describe, run};
 
+mod beginning;
 pub mod control;
 mod execute;
 mod helpers;
@@ -36,6 +40,8 @@ mod record;
 pub mod recovery;
 pub mod replay;
 pub mod state;
+mod targets;
+mod workers;
 
 /// Why a run failed.
 #[derive(Debug, Error)]

@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use timely::communication::Hooks;
@@ -14,16 +15,106 @@ use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use uuid::Uuid;
 
 use super::RunError;
+use super::beginning::{Beginning, Begun, Kept, begin};
 use super::control::{Notice, Notices};
-use super::execute::Sinks;
-use super::state::StateOptions;
-use crate::cluster::{Cluster, JobPart};
+use super::execute::RunOptions;
+use super::metrics::Metrics;
+use super::record::StoreOptions;
+use super::state::{self, StateOptions};
+use super::targets::{Sinks, prepare_follower, prepare_sinks, shards_of};
+use super::workers::Total;
+use crate::cluster::{Cluster, Counters, JobPart, Part, Plan};
+use crate::flow::{Restored, RunShared};
 use crate::sink::{JobContext, OutputSpec};
 use crate::state::{Checkpoint, LogView, Manifest, checkpoint};
 
 /// How long a process looks for what process 0 has put into the state: network file systems may
 /// show it late.
 const SEEN_WITHIN: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 10_000 });
+
+/// Finds out where the run goes on, and prepares the targets; tells the other processes, if there
+/// are any.
+pub fn lead(
+    options: &RunOptions,
+    outputs: &[OutputSpec],
+    sinks: &Sinks,
+) -> Result<Begun, RunError> {
+    let (begun, loads) = begin(options, outputs, sinks)?;
+    if let Some(cluster) = &options.cluster {
+        // Before the targets are claimed: a new job that has claimed them must not begin again.
+        cluster.begun();
+    }
+    if let Begun::Now(beginning) = &begun {
+        let job = beginning.job.as_deref();
+        prepare_sinks(outputs, sinks, beginning.partitions.len(), job)?;
+    }
+    if let Some(cluster) = &options.cluster {
+        let (run, work) = match &begun {
+            Begun::Now(beginning) => {
+                let work = beginning.work(options.run_label.clone(), loads);
+                (beginning.run, Some(Box::new(work)))
+            }
+            Begun::Drained(run) => (*run, None),
+        };
+        cluster.hand_out(Plan { run, work });
+    }
+    Ok(begun)
+}
+
+/// Goes on where process 0 says.
+pub fn follow(
+    options: &mut RunOptions,
+    cluster: &Arc<Cluster>,
+    outputs: &[OutputSpec],
+    sinks: &Sinks,
+) -> Result<Begun, RunError> {
+    forward_notices(&options.notices, cluster);
+    let plan = cluster.plan();
+    let Some(work) = plan.work else {
+        return Ok(Begun::Drained(plan.run));
+    };
+    let work = *work;
+    let dimensions = options.pipeline.dimensions();
+    let found = match (&options.state, work.job) {
+        (Some(state), Some(part)) => Some((state, find(state, plan.run, part)?)),
+        _ => None,
+    };
+    match (&found, &dimensions) {
+        (Some((state, found)), _) => {
+            let (storage, run) = (&*state.storage, found.job.run);
+            state::restore_dimensions(storage, run, &work.resume, dimensions.as_deref())?;
+            look_for_outputs(outputs, sinks, &found.job)?;
+        }
+        (None, Some(dimensions)) => {
+            let restored = dimensions.restore(&work.loads, 0);
+            restored.map_err(RunError::Dimensions)?;
+        }
+        (None, None) => {}
+    }
+    prepare_follower(outputs, sinks, work.partitions)?;
+    let (kept, job) = found.map_or((None, None), |(state, found)| {
+        let kept = Kept {
+            store: StoreOptions {
+                storage: Arc::clone(&state.storage),
+                job: found.job.job,
+                run: found.job.run,
+            },
+            restored: Restored::new(found.restored, options.workers),
+            manifest: None,
+            shards: shards_of(sinks),
+        };
+        (Some(kept), Some(Arc::new(found.job)))
+    });
+    options.run_label = work.run_label;
+    Ok(Begun::Now(Box::new(Beginning {
+        run: plan.run,
+        resume: work.resume,
+        partitions: Vec::new(),
+        kept,
+        job,
+        recorder: None,
+    })))
+}
 
 /// What timely exchanges data with: over the connections of `cluster`.
 pub fn networking(
@@ -146,6 +237,50 @@ pub fn forward_notices(notices: &Notices, cluster: &Arc<Cluster>) {
             cluster.ask_to_stop();
         }
     });
+}
+
+/// Has what is counted told to process 0, which shows it.
+pub fn count(cluster: &Arc<Cluster>, shared: &Arc<RunShared>, outputs: &[OutputSpec]) {
+    if !cluster.shape().leads() {
+        shared.metrics.will_share();
+    }
+    let names: Vec<_> = outputs.iter().map(|output| output.name).collect();
+    let (own, usage) = (Arc::clone(shared), cluster.usage_of_this());
+    let metrics = Arc::clone(&shared.metrics);
+    cluster.count(Counters {
+        own: Box::new(move || {
+            let unmatched = own.unmatched.load(Ordering::Relaxed);
+            own.metrics.share(unmatched, usage())
+        }),
+        other: Box::new(move |process, share| metrics.absorb(process, share, &names)),
+    });
+}
+
+/// Hands in what was done here, or, in process 0, adds what all others have done. Nothing is left
+/// to be done by anybody afterwards.
+pub fn together(
+    cluster: &Cluster,
+    metrics: &Metrics,
+    unmatched: u64,
+    mut fates: Total,
+    outputs: &[OutputSpec],
+) -> Total {
+    if !cluster.shape().leads() {
+        cluster.hand_in(|| Part {
+            share: metrics.share(unmatched, cluster.usage_of_this()()),
+            fates,
+        });
+        return Total::new();
+    }
+    let names: Vec<_> = outputs.iter().map(|output| output.name).collect();
+    for (process, part) in cluster.parts() {
+        metrics.absorb(process, part.share, &names);
+        for (partition, more) in part.fates {
+            *fates.entry(partition).or_default() += more;
+        }
+    }
+    cluster.leave();
+    fates
 }
 
 #[cfg(test)]

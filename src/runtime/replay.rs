@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::beginning::{Beginning, Kept};
 use super::control::{Notices, wall_clock};
-use super::execute::{Beginning, Kept, outputs_with_sinks, run_from, shards_of};
+use super::execute::run_from;
 use super::metrics::Metrics;
 use super::record::{Observer, Recorder, StoreOptions};
+use super::targets::{outputs_with_sinks, shards_of};
 use super::{Pipeline, RunError, RunOptions, describe, state};
 use crate::epoch::{Ending, Resume};
 use crate::flow::{FlowOptions, Restored};
