@@ -24,20 +24,22 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::decode::{DeadLetter, Decoded, Message, Reason, Rejection};
-use crate::epoch::{EpochEntry, PartitionReport, Position, Report, Resume, Standing};
-use crate::flow::{Block, Record};
+use self::batch::BatchWork;
+pub use self::batch::Ingested;
+use self::lane::{Lane, Patience, elapsed};
+use crate::decode::{Decoded, Message, Rejection};
+use crate::epoch::{EpochEntry, Position, Report, Resume, Standing};
+use crate::flow::Block;
 use crate::host;
 use crate::ledger::{Fate, Fates};
 use crate::rules::{self, Rule};
-use crate::source::{
-    FeedState, Inbox, Partition, RawBatch, RawRecord, SharedFormat, SourceError, Unpack,
-};
+use crate::source::{Inbox, Partition, RawBatch, SharedFormat, SourceError};
 use crate::time::{Epoch, EventTime, Offset, PartitionId, Span, Zone};
 use crate::watermark::PartitionWatermark;
 
-/// A broker's answer counts as confirmation that it can be reached for so long.
-const CONFIRMED: Duration = Duration::from_secs(5);
+mod batch;
+mod lane;
+
 /// A worker asks for a border when it has read so many records in an epoch ...
 const EPOCH_RECORDS: u64 = 400_000;
 /// ... or so many bytes.
@@ -87,165 +89,6 @@ impl IngestOptions {
 
 /// Decodes one message.
 pub type DecodeFn<R> = Box<dyn Fn(Message<'_>) -> Result<Decoded<R>, Rejection>>;
-
-/// A partition that this worker reads.
-struct Lane {
-    partition: Partition,
-    inbox: Inbox,
-    /// What payloads go through before they are decoded.
-    unpack: Option<Box<dyn Unpack>>,
-    /// What comes before the feed: a batch that cannot be unpacked yet, and what lies behind the end
-    /// of a recorded epoch, of a batch that reaches beyond it; each with since when it has been there.
-    rest: VecDeque<(EventTime, RawBatch)>,
-    /// Whether the next batch was found to be one that cannot be unpacked yet.
-    is_blocked: bool,
-    watermark: PartitionWatermark,
-    standing: Standing,
-    /// Where the records of the open epoch begin.
-    epoch_from: Option<Offset>,
-    position: Option<Offset>,
-    /// Offsets of the open epoch that were never delivered, and records that were.
-    gaps: u64,
-    read: u64,
-    heard: Instant,
-}
-
-impl Lane {
-    /// What the reader says, and whether records wait here.
-    fn state(&self) -> (FeedState, bool) {
-        let (state, has_batch) = self.inbox.state();
-        (state, has_batch || !self.rest.is_empty())
-    }
-
-    /// Whether records wait here that may be read, if only they have been here long enough.
-    fn is_ready(&self, patience: Patience) -> bool {
-        let since = self.rest.front().map(|(since, _)| *since);
-        let Some(since) = since.or_else(|| self.inbox.since()) else {
-            return false;
-        };
-        patience.is_over(since) || self.inbox.state().0.ended
-    }
-
-    fn pop(&mut self) -> Option<(EventTime, RawBatch)> {
-        self.rest.pop_front().or_else(|| self.inbox.pop_since())
-    }
-
-    /// The next batch, unless something is to be found out first: then it stays here.
-    fn pop_ready(&mut self) -> Option<RawBatch> {
-        let (since, batch) = self.pop()?;
-        self.prepared(since, batch)
-    }
-
-    /// A batch that is the next one, unless something is to be found out first.
-    fn prepared(&mut self, since: EventTime, batch: RawBatch) -> Option<RawBatch> {
-        let unpack = self.unpack.as_mut();
-        self.is_blocked = unpack.is_some_and(|unpack| !unpack.prepare(&batch));
-        if self.is_blocked {
-            self.rest.push_front((since, batch));
-            return None;
-        }
-        Some(batch)
-    }
-
-    /// The next batch of a recorded epoch that ends at `row.to`; what reaches beyond stays here.
-    fn pop_recorded(&mut self, row: &PartitionReport) -> Option<RawBatch> {
-        if self.position.is_some_and(|position| position >= row.to) || row.from == row.to {
-            return None;
-        }
-        let (since, mut batch) = self.pop()?;
-        let gaps_left = row.gaps.saturating_sub(self.gaps);
-        let read_left = row.read.saturating_sub(self.read);
-        let rest = batch.split_off(row.to, gaps_left, read_left);
-        // What lies behind may have to wait for longer.
-        if let Some(rest) = rest {
-            self.rest.push_front((since, rest));
-        }
-        self.prepared(since, batch)
-    }
-
-    /// Whether a recorded epoch that ends as `row` says was read again.
-    fn has_reached(&self, row: &PartitionReport) -> bool {
-        row.from == row.to || self.position.is_some_and(|position| position >= row.to)
-    }
-
-    /// An input that has ended before the end of a recorded epoch has become shorter.
-    fn check_goes_on(&self, row: &PartitionReport) -> Result<(), SourceError> {
-        let (state, waiting) = self.state();
-        if !state.ended || waiting {
-            return Ok(());
-        }
-        let at = self.position.unwrap_or_default();
-        Err(self.changed(format!(
-            "it ends at {at}, but was read up to {} before",
-            row.to
-        )))
-    }
-
-    fn check_watermark(&self, row: &PartitionReport) -> Result<(), SourceError> {
-        let watermark = self.watermark.current();
-        if row.watermark == watermark {
-            return Ok(());
-        }
-        Err(self.changed(format!(
-            "read again up to {}, its watermark is {watermark}, and was {} before",
-            row.to, row.watermark
-        )))
-    }
-
-    /// A topic that was compacted since, or a file that was edited, has other records between the
-    /// same offsets.
-    fn check_counts(&self, row: &PartitionReport) -> Result<(), SourceError> {
-        if self.read == row.read && self.gaps == row.gaps {
-            return Ok(());
-        }
-        Err(self.changed(format!(
-            "between {} and {} there are {} records now, and were {} before",
-            row.from, row.to, self.read, row.read
-        )))
-    }
-
-    fn changed(&self, how: String) -> SourceError {
-        SourceError::Changed {
-            partition: self.partition.name.clone(),
-            how,
-        }
-    }
-
-    fn is_silent(&self, state: &FeedState, idle_after: Duration) -> bool {
-        let confirmed = state.caught_up.is_some_and(|at| elapsed(at) < CONFIRMED);
-        let is_empty = self.watermark.max_event() == EventTime::MIN;
-        confirmed && (is_empty || elapsed(self.heard) >= idle_after)
-    }
-}
-
-/// Which records have waited long enough for dimension rows that come late.
-#[derive(Clone, Copy, Debug)]
-struct Patience {
-    wait: Span,
-    /// When the epoch before the open one was opened: what was found of the tables until then takes
-    /// effect in the open one at the latest. `None`: that was before this run.
-    settled: Option<EventTime>,
-}
-
-impl Patience {
-    /// Whether records that have been there since `since` may be read.
-    fn is_over(self, since: EventTime) -> bool {
-        let settled = || self.settled.is_some_and(|it| since.plus(self.wait) <= it);
-        self.wait == Span::ZERO || settled()
-    }
-}
-
-/// One batch, decoded.
-pub struct Ingested<R> {
-    /// The records.
-    pub block: Block<R>,
-    /// What could not be used.
-    pub dead: Vec<Record<DeadLetter>>,
-    /// How many records were read, rejected and skipped.
-    pub fates: Fates,
-    /// How many bytes they had.
-    pub bytes: u64,
-}
 
 /// See the module.
 pub struct Ingest<R> {
@@ -468,7 +311,7 @@ impl<R> Ingest<R> {
         let partitions = self
             .lanes
             .iter_mut()
-            .map(|lane| close_lane(lane, idle_after, patience))
+            .map(|lane| lane.close(idle_after, patience))
             .collect();
         let report = Report {
             worker: self.worker,
@@ -662,126 +505,12 @@ const fn taken_up(standing: Standing) -> Standing {
     }
 }
 
-fn elapsed(since: Instant) -> Duration {
-    host::now().saturating_duration_since(since)
-}
-
-fn close_lane(lane: &mut Lane, idle_after: Duration, patience: Patience) -> PartitionReport {
-    let (state, waiting) = lane.state();
-    let has_backlog = waiting && lane.is_ready(patience);
-    if waiting && (lane.is_blocked || !has_backlog) {
-        // The watermark must not pass records that wait for a schema or for dimension rows.
-        lane.standing = Standing::Active;
-    } else if !waiting {
-        if state.ended {
-            lane.standing = Standing::Ended;
-        } else if lane.is_silent(&state, idle_after) {
-            lane.standing = Standing::Idle;
-        }
-    }
-    // Unknown until the reader has found out where it begins.
-    let known = lane.position.or(state.start);
-    let position = known.unwrap_or_default();
-    let report = PartitionReport {
-        partition: lane.partition.id,
-        is_located: known.is_some(),
-        from: lane.epoch_from.unwrap_or(position),
-        to: position,
-        gaps: lane.gaps,
-        max_event: lane.watermark.max_event(),
-        read: lane.read,
-        watermark: lane.watermark.current(),
-        own_watermark: lane.watermark.own(),
-        standing: lane.standing,
-        has_backlog,
-    };
-    (lane.epoch_from, lane.gaps, lane.read) = (known, 0, 0);
-    report
-}
-
-/// Decoding one batch of one partition.
-struct BatchWork<'a, R> {
-    options: &'a IngestOptions,
-    opened_at: EventTime,
-    decode: &'a DecodeFn<R>,
-    unpack: Option<&'a mut (dyn Unpack + 'static)>,
-    watermark: &'a mut PartitionWatermark,
-    partition: PartitionId,
-    records: Vec<Record<R>>,
-    dead: Vec<Record<DeadLetter>>,
-    fates: Fates,
-}
-
-impl<R> BatchWork<'_, R> {
-    fn record(&mut self, batch: &RawBatch, record: &RawRecord) {
-        match self.decoded(batch, record) {
-            Ok(Decoded::Record(time, value)) => {
-                let effect = self.watermark.observe(time);
-                self.records.push(Record {
-                    offset: record.offset,
-                    time,
-                    effect,
-                    value,
-                });
-            }
-            Ok(Decoded::Skip) => self.fates.add(Fate::Skipped, 1),
-            Err(rejection) => self.reject(batch, record, rejection),
-        }
-    }
-
-    fn decoded(&mut self, batch: &RawBatch, record: &RawRecord) -> Result<Decoded<R>, Rejection> {
-        let value = batch
-            .value(record)
-            .ok_or_else(|| Rejection::new(Reason::NoValue, "the message has no payload"))?;
-        if batch.truncated.contains(&record.offset) {
-            let detail = "the record is longer than the longest that is read whole";
-            return Err(Rejection::new(Reason::Undecodable, detail));
-        }
-        let value = match &mut self.unpack {
-            Some(unpack) => unpack.unpack(value)?,
-            None => value,
-        };
-        let decoded = (self.decode)(Message {
-            value,
-            key: batch.key(record),
-            record,
-            zone: &self.options.zone,
-        })?;
-        if let Decoded::Record(time, _) = &decoded {
-            let reference = record.append_time.unwrap_or(self.opened_at);
-            let limit = reference.plus(self.options.max_ahead);
-            if *time > limit {
-                let detail = format!("{time} is more than {} ahead", self.options.max_ahead);
-                return Err(Rejection::new(Reason::TooFarAhead, detail));
-            }
-        }
-        Ok(decoded)
-    }
-
-    fn reject(&mut self, batch: &RawBatch, record: &RawRecord, rejection: Rejection) {
-        self.fates.add(Fate::Rejected, 1);
-        let letter = DeadLetter {
-            topic: self.options.topic.clone(),
-            partition: self.partition,
-            offset: record.offset,
-            reason: rejection.reason,
-            detail: rejection.detail,
-            value: batch.value(record).unwrap_or_default().to_vec(),
-        };
-        let effect = self.watermark.current();
-        self.dead.push(Record {
-            offset: record.offset,
-            time: effect,
-            effect,
-            value: letter,
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::{Feed, feed};
+    use crate::decode::Reason;
+    use crate::epoch::PartitionReport;
+    use crate::source::{Feed, RawRecord, Unpack, feed};
 
     /// A worker that reads partition 0, and what it reads from.
     fn reading() -> (Ingest<()>, Feed) {
