@@ -644,12 +644,22 @@ impl Bed {
             middle.as_secs_f64(),
             worst.as_secs_f64(),
         );
-        eprint!("chaos: {line}");
-        if let Some(path) = std::env::var_os("HIGHWATER_CHAOS_SUMMARY") {
-            let file = OpenOptions::new().append(true).create(true).open(path);
-            file.and_then(|mut file| file.write_all(line.as_bytes()))
-                .expect("written");
-        }
+        write_down(&line);
+    }
+}
+
+/// Says, also in the summary, that this machine cannot show a scenario.
+pub fn left_out(why: &str) {
+    write_down(&format!("LEFT OUT: {why}\n"));
+}
+
+/// A line for whoever looks on, and for the summary of all scenarios.
+fn write_down(line: &str) {
+    eprint!("chaos: {line}");
+    if let Some(path) = std::env::var_os("HIGHWATER_CHAOS_SUMMARY") {
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        file.and_then(|mut file| file.write_all(line.as_bytes()))
+            .expect("written");
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::bed::{Bed, Pipeline, Victims};
+use crate::bed::{Bed, Pipeline, Victims, left_out};
 use crate::dice::is_long;
 use crate::outputs::{Output, Sink, Site};
 
@@ -59,9 +59,7 @@ impl Cable {
             format!("-n {namespace} link set lo up"),
         ];
         if !made.iter().all(|line| ip(line)) {
-            eprintln!(
-                "chaos: SKIPPED: no network namespace can be made here; this needs root and iproute2"
-            );
+            left_out("no network namespace can be made here; this needs root and iproute2");
             return None;
         }
         for port in ports {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::bed::{Bed, Pipeline, Victims};
+use crate::bed::{Bed, Pipeline, Victims, left_out};
 use crate::dice::is_long;
 use crate::outputs::{Output, Sink};
 use crate::support::services::add_partitions;
@@ -27,7 +27,7 @@ impl Disk {
         if disk.call("mount", &["-t", "tmpfs", "-o", "size=16m", "tmpfs"]) {
             return Some(disk);
         }
-        eprintln!("chaos: SKIPPED: no file system can be mounted here; this needs root");
+        left_out("no file system can be mounted here; this needs root");
         None
     }
 
