@@ -173,12 +173,27 @@ fn prefix(name: &str) -> String {
     )
 }
 
-fn service(action: &str) {
+/// The store comes back, also when the test that has killed it has failed.
+struct Restart;
+
+impl Drop for Restart {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = dev_services("start").status();
+        }
+    }
+}
+
+fn dev_services(action: &str) -> Command {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/dev/services");
     let folder = variable("HIGHWATER_SERVICES_DIR");
-    let status = Command::new(script)
-        .args([action, "s3", "--dir", &folder])
-        .status();
+    let mut command = Command::new(script);
+    command.args([action, "s3", "--dir", &folder]);
+    command
+}
+
+fn service(action: &str) {
+    let status = dev_services(action).status();
     assert!(
         status.expect("dev/services runs").success(),
         "dev/services {action} s3"
@@ -240,6 +255,7 @@ fn s3_a_restart_is_waited_for() {
     let _store = store();
     let uri = format!("csv:{}", prefix("restart"));
     let waiting = factory(&uri);
+    let _restart = Restart;
     service("kill");
     let asked = Instant::now();
     let error = waiting.check(&windows()).unwrap_err();
@@ -269,6 +285,7 @@ fn s3_a_restart_is_waited_for() {
 fn s3_an_aborted_run_does_not_wait() {
     let _store = store();
     let uri = format!("csv:{}", prefix("abort"));
+    let _restart = Restart;
     service("kill");
     let context = SinkContext::default();
     let inside = context.clone();

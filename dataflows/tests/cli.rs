@@ -608,6 +608,31 @@ fn a_check_goes_on_to_the_outputs_when_the_tables_are_missing() {
 }
 
 #[test]
+fn a_check_leaves_nothing_where_files_are() {
+    let dir = dir();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let table = format!("windows=delta:{}", at("table"));
+    let files = format!("late=csv:{}", at("files"));
+    let (events, state) = ("--events=2000", at("state"));
+    let targets = ["--to", &table, "--to", &files];
+    let mut line = vec!["run", "factory", "--quiet", "--speed=max", events];
+    line.extend(["--drain", "--state", &state]);
+    done(&[&line[..], &targets].concat());
+    let entries = |name: &str| {
+        let mut names: Vec<_> = std::fs::read_dir(at(name))
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    let before = ["table", "files"].map(entries);
+    let said = done(&[&["check", "factory"], &targets[..]].concat());
+    assert!(said.contains("a Delta table at version"), "{said}");
+    assert_eq!(["table", "files"].map(entries), before);
+}
+
+#[test]
 fn a_check_refuses_outputs_that_write_over_each_other() {
     let line = [
         "check",

@@ -129,7 +129,7 @@ pub fn refuse_shared_places(
             continue;
         };
         let flag = format!("--to {output}={}", mask_secrets(uri));
-        if let Some((earlier, _)) = taken.iter().find(|(_, other)| *other == place) {
+        if let Some((earlier, _)) = taken.iter().find(|(_, other)| place.is_shared_with(other)) {
             return Err(CliError::Usage(format!(
                 "{flag}: {earlier} writes to the same place; give each its own"
             )));
@@ -140,12 +140,14 @@ pub fn refuse_shared_places(
 }
 
 /// What only one output can write to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Place {
     /// A file.
     File(PathBuf),
     /// The files of one output in a folder or bucket; those of others have other names.
     Files(&'static str, PathBuf),
+    /// A table of Delta Lake: a folder or a prefix of a bucket, and everything in it.
+    Table(PathBuf),
 }
 
 impl Place {
@@ -154,11 +156,20 @@ impl Place {
         let path = rest.rsplit_once('?').map_or(rest, |(path, _)| path);
         match scheme {
             "ndjson" if rest != "-" => Self::file(rest),
-            "csv" | "parquet" if path.starts_with("s3://") => {
-                Some(Self::Files(output, path.trim_end_matches('/').into()))
-            }
-            "csv" | "parquet" => Some(Self::Files(output, canonical(Path::new(path)))),
+            "csv" | "parquet" => Some(Self::Files(output, folder(path))),
+            "delta" => Some(Self::Table(folder(path))),
             _ => None,
+        }
+    }
+
+    /// Whether what is written to the one gets in the way of what is written to the other.
+    fn is_shared_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File(one), Self::File(other)) => one == other,
+            (Self::Files(one, place), Self::Files(other, at)) => one == other && place == at,
+            (Self::Table(table), Self::Files(_, place) | Self::Table(place))
+            | (Self::Files(_, place), Self::Table(table)) => table == place,
+            _ => false,
         }
     }
 
@@ -167,6 +178,15 @@ impl Place {
         let path = Path::new(path);
         let is_special = fs::metadata(path).is_ok_and(|found| !found.is_file());
         (!is_special).then(|| Self::File(canonical(path)))
+    }
+}
+
+/// A folder, or a prefix of a bucket.
+fn folder(path: &str) -> PathBuf {
+    if path.starts_with("s3://") {
+        path.trim_end_matches('/').into()
+    } else {
+        canonical(Path::new(path))
     }
 }
 
@@ -278,6 +298,13 @@ mod tests {
         );
         assert!(!both(&csv, &csv));
         assert!(refused(&["--to", &csv, "--to", &more]));
+        // A table has its folder alone, whatever the output.
+        let table = format!("delta:{}", at("c"));
+        assert!(both(&table, &table) && both(&table, &csv) && both(&csv, &table));
+        assert!(!both(&table, &format!("delta:{}", at("t"))));
+        let bucket = "delta:s3://b/c";
+        assert!(both(bucket, "delta:s3://b/c/?codec=zstd") && both(bucket, "csv:s3://b/c"));
+        assert!(!both(bucket, "delta:s3://b/d"));
         assert!(refused(&["--to", &file, "--report", &at("a")]));
         std::os::unix::fs::symlink(dir.path(), at("link")).expect("a link");
         assert!(both(&file, &format!("ndjson:{}", at("link/a"))));

@@ -7,11 +7,12 @@ use uuid::Uuid;
 
 use super::RunError;
 use super::execute::RunOptions;
+use super::heads::Heads;
 use super::processes;
-use super::record::{Recorder, StoreOptions};
+use super::record::{Recorded, Recorder, StoreOptions};
 use super::state;
-use super::targets::{Sinks, check_free, shards_of};
-use crate::cluster::Work;
+use super::targets::{Sinks, check_free, prepare_sinks, shards_of};
+use crate::cluster::{Plan, Work};
 use crate::epoch::Resume;
 use crate::flow::Restored;
 use crate::sink::{JobContext, OutputSpec};
@@ -33,7 +34,7 @@ pub struct Beginning {
 
 impl Beginning {
     /// What the other processes must know of it.
-    pub fn work(&self, run_label: String, loads: Vec<Vec<u8>>) -> Work {
+    fn work(&self, run_label: String, loads: Vec<Vec<u8>>) -> Work {
         let manifest = self.kept.as_ref().and_then(|kept| kept.manifest.as_ref());
         let job = self.job.as_deref();
         Work {
@@ -61,9 +62,38 @@ pub enum Begun {
     Drained(Uuid),
 }
 
+/// Finds out where the run goes on, and prepares the targets; tells the other processes, if there
+/// are any.
+pub fn lead(
+    options: &RunOptions,
+    outputs: &[OutputSpec],
+    sinks: &Sinks,
+) -> Result<Begun, RunError> {
+    let (begun, loads) = begin(options, outputs, sinks)?;
+    if let Some(cluster) = &options.cluster {
+        // Before the targets are claimed: a new job that has claimed them must not begin again.
+        cluster.begun();
+    }
+    if let Begun::Now(beginning) = &begun {
+        let job = beginning.job.as_deref();
+        prepare_sinks(outputs, sinks, beginning.partitions.len(), job)?;
+    }
+    if let Some(cluster) = &options.cluster {
+        let (run, work) = match &begun {
+            Begun::Now(beginning) => {
+                let work = beginning.work(options.run_label.clone(), loads);
+                (beginning.run, Some(Box::new(work)))
+            }
+            Begun::Drained(run) => (*run, None),
+        };
+        cluster.hand_out(Plan { run, work });
+    }
+    Ok(begun)
+}
+
 /// Where the run goes on, and, without a state, the loads of the dimension tables that it needs for
 /// that: with one they are there.
-pub fn begin(
+fn begin(
     options: &RunOptions,
     outputs: &[OutputSpec],
     sinks: &Sinks,
@@ -107,7 +137,11 @@ pub fn begin(
         ));
         return Ok((Begun::Drained(run), Vec::new()));
     }
-    let recorder = Some((opened.writer, opened.retention));
+    let recorded = Recorded {
+        writer: opened.writer,
+        retention: opened.retention,
+        heads: Heads::new(Arc::clone(&options.source), opened.manifest.as_ref()),
+    };
     let beginning = Beginning {
         run,
         resume: opened.resume,
@@ -123,7 +157,7 @@ pub fn begin(
             shards,
         }),
         job: Some(Arc::new(opened.job)),
-        recorder: Some(Recorder::new(recorder, options.notices.clone())),
+        recorder: Some(Recorder::new(Some(recorded), options.notices.clone())),
     };
     Ok((Begun::Now(Box::new(beginning)), Vec::new()))
 }

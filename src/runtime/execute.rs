@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::beginning::{Beginning, Begun, Kept};
+use super::beginning::{Beginning, Begun, Kept, lead};
 use super::control::{ControlView, Notices};
 use super::helpers::{Helpers, tell_found};
 use super::metrics::{Metrics, OutputCount, Range};
-use super::processes::{count, follow, lead, together};
+use super::processes::{count, follow, together};
 use super::record::Recorder;
 use super::state::StateOptions;
 use super::targets::{Sinks, outputs_with_sinks};
@@ -83,7 +83,7 @@ pub struct RunOptions {
 
 impl RunOptions {
     /// The other processes, when one of them leads.
-    pub(super) fn leader(&self) -> Option<&Arc<Cluster>> {
+    fn leader(&self) -> Option<&Arc<Cluster>> {
         let cluster = self.cluster.as_ref();
         cluster.filter(|cluster| !cluster.shape().leads())
     }

@@ -238,6 +238,7 @@ fn start(partition: &Partition, floor: EventTime, standing: Standing) -> Partiti
         fates: Fates::default(),
         gaps: 0,
         first_offset: None,
+        head: None,
     }
 }
 

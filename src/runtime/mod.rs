@@ -4,12 +4,14 @@
 //! * `beginning`: where it begins, by its state or at the start of its input.
 //! * `targets`: what the targets of its outputs are asked before that.
 //! * `workers`: builds and steps the dataflows.
+//! * `heads`: whether the files are those that an earlier run has read.
 //! * `helpers`: what goes on beside the workers, on threads of its own.
 //! * [`control`]: how workers and the coordinator talk.
 //! * [`ingest`]: what one worker reads.
 //! * [`state`]: what it finds in its state, and where it goes on from there.
 //! * [`replay`]: recorded epochs are run again, and what comes of them is compared.
 //! * [`manifests`]: when a checkpoint is complete, and what its manifest says.
+//! * `record`: what is written down of it, on threads of its own.
 //! * `processes`: how a run begins and ends that has several processes.
 //! * [`metrics`]: what is counted while it goes on.
 //! * [`recovery`]: how long it takes until it has caught up with the run before it.
@@ -31,6 +33,7 @@ pub use self::execute::{Pipeline, RunOptions, Summary, describe, run};
 mod beginning;
 pub mod control;
 mod execute;
+mod heads;
 mod helpers;
 pub mod ingest;
 pub mod manifests;

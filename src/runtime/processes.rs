@@ -15,15 +15,15 @@ use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use uuid::Uuid;
 
 use super::RunError;
-use super::beginning::{Beginning, Begun, Kept, begin};
+use super::beginning::{Beginning, Begun, Kept};
 use super::control::{Notice, Notices};
 use super::execute::RunOptions;
 use super::metrics::Metrics;
 use super::record::StoreOptions;
 use super::state::{self, StateOptions};
-use super::targets::{Sinks, prepare_follower, prepare_sinks, shards_of};
+use super::targets::{Sinks, prepare_follower, shards_of};
 use super::workers::Total;
-use crate::cluster::{Cluster, Counters, JobPart, Part, Plan};
+use crate::cluster::{Cluster, Counters, JobPart, Part};
 use crate::flow::{Restored, RunShared};
 use crate::sink::{JobContext, OutputSpec};
 use crate::state::{Checkpoint, LogView, Manifest, checkpoint};
@@ -31,35 +31,6 @@ use crate::state::{Checkpoint, LogView, Manifest, checkpoint};
 /// How long a process looks for what process 0 has put into the state: network file systems may
 /// show it late.
 const SEEN_WITHIN: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 10_000 });
-
-/// Finds out where the run goes on, and prepares the targets; tells the other processes, if there
-/// are any.
-pub fn lead(
-    options: &RunOptions,
-    outputs: &[OutputSpec],
-    sinks: &Sinks,
-) -> Result<Begun, RunError> {
-    let (begun, loads) = begin(options, outputs, sinks)?;
-    if let Some(cluster) = &options.cluster {
-        // Before the targets are claimed: a new job that has claimed them must not begin again.
-        cluster.begun();
-    }
-    if let Begun::Now(beginning) = &begun {
-        let job = beginning.job.as_deref();
-        prepare_sinks(outputs, sinks, beginning.partitions.len(), job)?;
-    }
-    if let Some(cluster) = &options.cluster {
-        let (run, work) = match &begun {
-            Begun::Now(beginning) => {
-                let work = beginning.work(options.run_label.clone(), loads);
-                (beginning.run, Some(Box::new(work)))
-            }
-            Begun::Drained(run) => (*run, None),
-        };
-        cluster.hand_out(Plan { run, work });
-    }
-    Ok(begun)
-}
 
 /// Goes on where process 0 says.
 pub fn follow(
@@ -145,7 +116,7 @@ pub fn job_part(job: &JobContext, manifest: Option<&Manifest>) -> JobPart {
 }
 
 /// What a process finds of the job that process 0 goes on with.
-pub struct Found {
+struct Found {
     /// What the sinks must know.
     pub job: JobContext,
     /// The objects of the manifest.
@@ -156,7 +127,7 @@ pub struct Found {
 ///
 /// # Errors
 /// When this process does not see what process 0 has written, or cannot read it.
-pub fn find(state: &StateOptions, run: Uuid, part: JobPart) -> Result<Found, RunError> {
+fn find(state: &StateOptions, run: Uuid, part: JobPart) -> Result<Found, RunError> {
     let log = LogView::elsewhere(Arc::clone(&state.storage), part.run, run);
     look_for(&log, state)?;
     let load = |manifest: &Manifest| checkpoint::load(&*state.storage, manifest);
@@ -196,7 +167,7 @@ fn look_for(log: &LogView, state: &StateOptions) -> Result<(), RunError> {
 ///
 /// # Errors
 /// [`RunError::Refused`] when it is not seen.
-pub fn look_for_outputs(
+fn look_for_outputs(
     outputs: &[OutputSpec],
     sinks: &Sinks,
     job: &JobContext,
@@ -229,7 +200,7 @@ pub fn look_for_outputs(
 }
 
 /// In a process without the coordinator: what would be told to it goes to process 0.
-pub fn forward_notices(notices: &Notices, cluster: &Arc<Cluster>) {
+fn forward_notices(notices: &Notices, cluster: &Arc<Cluster>) {
     let cluster = Arc::clone(cluster);
     notices.forward(move |notice| {
         // Partitions, tables and the log are the business of process 0 alone.
@@ -303,7 +274,7 @@ mod tests {
     }
 
     /// Process 0 begins a job.
-    fn begin(storage: &Arc<dyn Storage>, nonce: u128) -> LogWriter {
+    fn begin_job(storage: &Arc<dyn Storage>, nonce: u128) -> LogWriter {
         let claim = claim(Arc::clone(storage), &starter(nonce)).expect("claimed");
         let job = JobRecord {
             job: JobId(Uuid::from_u128(1)),
@@ -348,7 +319,7 @@ mod tests {
     #[test]
     fn another_process_sees_the_run_and_the_one_that_takes_over() {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
-        let mut writer = begin(&storage, 5);
+        let mut writer = begin_job(&storage, 5);
         let found = find_run(&storage, 5).expect("seen");
         let newest = || found.job.log.newest_run().expect("read");
         assert_eq!(newest(), RunNumber(1));
@@ -365,7 +336,7 @@ mod tests {
     #[test]
     fn a_state_that_is_gone_says_nothing_of_the_newest_run() {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
-        begin(&storage, 5);
+        begin_job(&storage, 5);
         let found = find_run(&storage, 5).expect("seen");
         for name in storage.list("log/").expect("listed") {
             storage.delete(&name).expect("deleted");
@@ -384,10 +355,10 @@ mod tests {
         };
         assert!(refused(5).contains("all hosts share"));
         // Nor is it the state when another run has left something there.
-        begin(&storage, 4);
+        begin_job(&storage, 4);
         assert!(refused(5).contains("all hosts share"));
         // Not even when there were more runs of it.
-        begin(&storage, 6);
+        begin_job(&storage, 6);
         assert!(refused(5).contains("all hosts share"));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::control::{Notice, Notices, PostBox};
+use super::heads::Heads;
 use super::{Failure, RunError};
 use crate::fault;
 use crate::flow::Part;
@@ -23,18 +24,28 @@ const ITEMS_PER_OBJECT: usize = 256;
 /// Where the items of the log go.
 pub struct Recorder {
     /// `None`: nothing is kept, and everything counts as recorded.
-    state: Option<(LogWriter, Retention)>,
+    state: Option<Recorded>,
     /// Who looks at the manifests.
     observer: Option<Observer>,
     notices: Notices,
+}
+
+/// What is kept, and what that needs.
+pub struct Recorded {
+    /// Writes the log.
+    pub writer: LogWriter,
+    /// Deletes what is no longer needed.
+    pub retention: Retention,
+    /// Goes into the manifests.
+    pub heads: Heads,
 }
 
 /// Takes manifests as they are made.
 pub type Observer = Box<dyn FnMut(&Manifest) + Send>;
 
 impl Recorder {
-    /// Into the log that `writer` writes.
-    pub const fn new(state: Option<(LogWriter, Retention)>, notices: Notices) -> Self {
+    /// Into the log of `state`.
+    pub const fn new(state: Option<Recorded>, notices: Notices) -> Self {
         Self {
             state,
             observer: None,
@@ -65,9 +76,9 @@ impl Recorder {
     fn write_all(mut self, items: &Receiver<LogItem>) -> Result<(), RunError> {
         while let Some(first) = self.next(items) {
             let more = items.try_iter().take(ITEMS_PER_OBJECT - 1);
-            let items: Vec<LogItem> = std::iter::once(first).chain(more).collect();
+            let mut items: Vec<LogItem> = std::iter::once(first).chain(more).collect();
             let number = match &mut self.state {
-                Some((writer, _)) => writer.append(&items).map_err(RunError::from)?,
+                Some(state) => state.append(&mut items)?,
                 None => 0,
             };
             self.tell(items, number);
@@ -77,10 +88,10 @@ impl Recorder {
 
     /// The next item. In the meantime what is no longer needed is deleted, a step at a time.
     fn next(&mut self, items: &Receiver<LogItem>) -> Option<LogItem> {
-        while let Some((_, retention)) = &mut self.state
+        while let Some(state) = &mut self.state
             && items.is_empty()
         {
-            match retention.step() {
+            match state.retention.step() {
                 Ok(true) => {}
                 Ok(false) => break,
                 // The state is only larger than it need be; the next run deletes what is left.
@@ -102,13 +113,25 @@ impl Recorder {
                         observe(&manifest);
                     }
                     self.notices.send(Notice::Published(manifest.epoch));
-                    if let Some((_, retention)) = &mut self.state {
-                        retention.named(*manifest, number);
+                    if let Some(state) = &mut self.state {
+                        state.retention.named(*manifest, number);
                     }
                 }
                 LogItem::Takeover(_) | LogItem::Job(_) => {}
             }
         }
+    }
+}
+
+impl Recorded {
+    /// Writes one object; its number.
+    fn append(&mut self, items: &mut [LogItem]) -> Result<u64, RunError> {
+        for item in &mut *items {
+            if let LogItem::Manifest(manifest) = item {
+                self.heads.add_to(manifest);
+            }
+        }
+        Ok(self.writer.append(items)?)
     }
 }
 

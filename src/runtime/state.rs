@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::RunError;
+use super::{RunError, heads};
 use crate::epoch::{EpochEntry, Position, Resume};
 use crate::host;
 use crate::join::DimLoader;
@@ -166,6 +166,9 @@ fn look_ahead(options: &StateOptions, setting: &Setting<'_>) -> Result<Vec<Parti
     if let Some(past) = &past {
         check_job(&past.job, options, setting)?;
         remember(setting, past);
+        if let Some(manifest) = &past.manifest {
+            heads::check(setting.source, manifest)?;
+        }
     }
     if past.is_some() || options.is_fresh {
         (setting.check_free)(&unclaimed(options, past.as_ref()))?;

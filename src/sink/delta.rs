@@ -78,7 +78,7 @@ impl DeltaFactory {
 
     fn file_place(&self) -> Result<Box<dyn FilePlace + Send>, SinkError> {
         Ok(match &self.place {
-            Place::Folder(path) => Box::new(Folder::open(path)?),
+            Place::Folder(path) => Box::new(Folder::at(path)),
             #[cfg(feature = "s3")]
             Place::Bucket { bucket, prefix } => Box::new(super::s3::Bucket::new(
                 bucket,

@@ -147,6 +147,7 @@ impl FilesFactory {
         Naming {
             output: output.name,
             run_label: run_label.to_owned(),
+            kind: self.format.kind(),
             extension: self.format.extension(),
             job: job.map(|job| (job.job.tag(), job.run)),
         }
@@ -170,7 +171,7 @@ impl FilesFactory {
         match &self.place {
             Place::Folder(path) if only_check && !path.is_dir() => Ok(()),
             Place::Folder(path) => {
-                let mut folder = Folder::open(path)?;
+                let mut folder = Folder::at(path);
                 self.claim_in(&mut folder, &target, output, job, only_check)
             }
             #[cfg(feature = "s3")]
@@ -639,7 +640,7 @@ mod tests {
             let run_sinks = |shard: u32| {
                 let (output, shard) = (windows(Layout::Flat), Shard(shard));
                 let context = job.as_ref().map_or_else(SinkContext::default, of_job);
-                for number in 0..500 {
+                for number in 0..100 {
                     let mut sink = factory(root.path())
                         .open(&output, &[shard], &context)
                         .unwrap();
@@ -665,13 +666,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let staging = root.path().join(folder::STAGING);
         fs::create_dir(&staging).unwrap();
-        fs::write(staging.join("alerts-s003-9.tmp"), "").unwrap();
-        fs::write(staging.join("alerts-s002-9.tmp"), "").unwrap();
+        fs::write(staging.join("alerts-csv-s003-9.tmp"), "").unwrap();
+        fs::write(staging.join("alerts-csv-s002-9.tmp"), "").unwrap();
         let (output, context) = (records(Layout::Flat), SinkContext::default());
         let factory = factory(root.path());
         let sink = factory.open(&output, &[Shard(3)], &context).unwrap();
-        assert!(!staging.join("alerts-s003-9.tmp").exists());
-        assert!(staging.join("alerts-s002-9.tmp").exists());
+        assert!(!staging.join("alerts-csv-s003-9.tmp").exists());
+        assert!(staging.join("alerts-csv-s002-9.tmp").exists());
         assert!(factory.check(&output).is_err());
         assert!(factory.open(&output, &[Shard(3)], &context).is_err());
         assert!(factory.open(&output, &[Shard(1)], &context).is_ok());

@@ -28,37 +28,54 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Opens the folder, and makes it when it is missing.
+    /// Opens the folder to be written to, and makes it when it is missing.
     pub(super) fn open(root: &Path) -> Result<Self, SinkError> {
-        let staging = root.join(STAGING);
-        make_in(&staging, || Ok(()))
-            .and_then(|()| sweep_drafts(&staging))
+        let folder = Self::at(root);
+        let staging = &folder.staging;
+        make_in(|| fs::create_dir_all(staging), || Ok(()))
+            .and_then(|()| sweep_drafts(staging))
             .map_err(|error| SinkError::io(staging.display(), &error))?;
-        Ok(Self {
+        Ok(folder)
+    }
+
+    /// The folder to be looked at: nothing is made before something is put there.
+    pub(super) fn at(root: &Path) -> Self {
+        Self {
             root: root.to_owned(),
-            staging,
-        })
+            staging: root.join(STAGING),
+        }
     }
 }
 
-/// Makes a file in the staging folder, and the folder first, which a sink that is closed removes when
-/// it finds it empty: at any moment, in this process or another.
-pub(super) fn make_in<T>(staging: &Path, make: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    // Each further attempt means that one more sink was closed within the last.
-    const ATTEMPTS: usize = 1000;
-    let attempt = || fs::create_dir_all(staging).and_then(|()| make());
-    let was_removed = |error: &io::Error| {
-        // The second when it goes after it was seen and before it was looked at.
-        let kinds = [io::ErrorKind::NotFound, io::ErrorKind::AlreadyExists];
-        kinds.contains(&error.kind())
-    };
-    for _ in 1..ATTEMPTS {
-        match attempt() {
-            Err(error) if was_removed(&error) => {}
-            outcome => return outcome,
+/// Makes a folder and something in it; both again when the folder was gone in between. Who finds a
+/// folder empty may remove it, in this process or another: a sink that is closed that of staged
+/// files, a job that replaces an output those of the removed files.
+pub(super) fn make_in<T>(
+    make_folder: impl Fn() -> io::Result<()>,
+    make: impl Fn() -> io::Result<T>,
+) -> io::Result<T> {
+    // Each further attempt means that somebody has removed the folder within the last.
+    const ATTEMPTS: u32 = 100;
+    const AT_ONCE: u32 = 10;
+    let mut attempt = 1;
+    loop {
+        let made = make_folder();
+        let kind = made.as_ref().err().map(io::Error::kind);
+        // It goes after it was met and before it was looked at.
+        let was_there = kind == Some(io::ErrorKind::AlreadyExists);
+        let outcome = made.and_then(|()| make());
+        let is_gone = matches!(&outcome, Err(error) if matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::StaleNetworkFileHandle
+        ));
+        if attempt == ATTEMPTS || !(was_there || is_gone) {
+            return outcome;
         }
+        if attempt > AT_ONCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        attempt += 1;
     }
-    attempt()
 }
 
 /// Removes the drafts that killed processes have left. One that is a day old is nobody's: a draft is
@@ -102,8 +119,11 @@ impl Store for Folder {
             .and_then(|file| file.sync_all())
             .map_err(failed)?;
         let parent = parent(&target);
-        make_folders(&self.root, parent).map_err(failed)?;
-        match link_new(staged, &target) {
+        let linked = make_in(
+            || make_folders(&self.root, parent),
+            || link_new(staged, &target),
+        );
+        match linked {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 if !same_bytes(staged, &target).map_err(failed)? {
@@ -124,7 +144,8 @@ impl Folder {
     /// Writes `bytes` to a file under `.staging/`.
     fn draft(&self, bytes: &[u8]) -> io::Result<PathBuf> {
         let draft = self.staging.join(format!("{}.tmp", Uuid::new_v4()));
-        let mut file = make_in(&self.staging, || File::create_new(&draft))?;
+        let make_staging = || fs::create_dir_all(&self.staging);
+        let mut file = make_in(make_staging, || File::create_new(&draft))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         Ok(draft)
@@ -132,9 +153,11 @@ impl Folder {
 
     fn put(&self, name: &str, bytes: &[u8]) -> io::Result<bool> {
         let target = self.root.join(name);
-        make_folders(&self.root, parent(&target))?;
         let draft = self.draft(bytes)?;
-        let outcome = link_new(&draft, &target);
+        let outcome = make_in(
+            || make_folders(&self.root, parent(&target)),
+            || link_new(&draft, &target),
+        );
         let _ = fs::remove_file(&draft);
         match outcome {
             Ok(()) => sync_folder(parent(&target)).map(|()| true),
@@ -146,7 +169,14 @@ impl Folder {
     fn names(&self) -> io::Result<Vec<String>> {
         let (mut names, mut folders) = (Vec::new(), vec![String::new()]);
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(self.root.join(&folder))? {
+            let entries = match fs::read_dir(self.root.join(&folder)) {
+                // Its last file was removed just now, and it with it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.is_empty() => {
+                    continue;
+                }
+                entries => entries?,
+            };
+            for entry in entries {
                 let entry = entry?;
                 // Names that are not UTF-8 are not ours.
                 let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
@@ -187,10 +217,16 @@ impl FilePlace for Folder {
 
     fn replace(&mut self, name: &str, bytes: &[u8]) -> Result<(), SinkError> {
         let target = self.root.join(name);
-        make_folders(&self.root, parent(&target))
-            .and_then(|()| self.draft(bytes))
-            .and_then(|draft| fs::rename(draft, &target))
-            .and_then(|()| sync_folder(parent(&target)))
+        let folder = parent(&target);
+        let rename = |draft: PathBuf| {
+            make_in(
+                || make_folders(&self.root, folder),
+                || fs::rename(&draft, &target),
+            )
+        };
+        self.draft(bytes)
+            .and_then(rename)
+            .and_then(|()| sync_folder(folder))
             .map_err(self.failed(name))
     }
 

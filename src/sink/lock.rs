@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::SinkError;
-use super::folder::make_in;
+use super::folder::{make_in, parent};
 
 /// An exclusive lock, held until dropped; its file names the process and is removed with it.
 #[derive(Debug)]
@@ -48,12 +48,14 @@ impl fmt::Display for Holder {
 }
 
 impl Lock {
-    /// Takes the lock at `path`, which protects `target`.
+    /// Takes the lock at `path`, which protects `target`; its folder is made when it is missing.
     ///
     /// # Errors
     /// When another process has it, which the error names, or the file cannot be made.
     pub(super) fn acquire(path: &Path, target: &Path) -> Result<Self, SinkError> {
-        Self::try_acquire(path, "")?.map_err(|holder| held(&holder, target))
+        let make_folder = || fs::create_dir_all(parent(path));
+        let open = |options: &OpenOptions| make_in(make_folder, || options.open(path));
+        Self::take(path, "", open)?.map_err(|holder| held(&holder, target))
     }
 
     /// Takes the lock at `path`, and says of itself `note`, one line; or says who has it.
@@ -61,13 +63,19 @@ impl Lock {
     /// # Errors
     /// When the file cannot be made.
     pub(super) fn try_acquire(path: &Path, note: &str) -> Result<Result<Self, Holder>, SinkError> {
+        Self::take(path, note, |options| options.open(path))
+    }
+
+    fn take(
+        path: &Path,
+        note: &str,
+        open: impl Fn(&OpenOptions) -> io::Result<File>,
+    ) -> Result<Result<Self, Holder>, SinkError> {
         let failed = |error: &io::Error| SinkError::io(path.display(), error);
         loop {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(false);
-            let folder = path.parent().unwrap_or(Path::new(""));
-            let mut file =
-                make_in(folder, || options.open(path)).map_err(|error| failed(&error))?;
+            let mut file = open(&options).map_err(|error| failed(&error))?;
             if !try_lock(&file).map_err(|error| failed(&error))? {
                 return Ok(Err(holder(&mut file)));
             }

@@ -7,12 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use glob::{MatchOptions, glob_with};
 
+use self::input::{Input, is_stream};
 use self::reader::FileReader;
 use super::{OffsetUnit, Partition, Reader, Source, SourceError, Until};
 use crate::time::PartitionId;
@@ -133,7 +135,7 @@ impl FileSource {
                 path.join("*.ndjson").display()
             ))),
             Ok(_) => Ok(Some(path.to_owned())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(SourceError::Missing(format!("{}: {error}", self.name()))),
         }
     }
@@ -226,6 +228,28 @@ impl Source for FileSource {
 
     fn offset_unit(&self) -> OffsetUnit {
         OffsetUnit::Bytes
+    }
+
+    fn head(&self, partition: &Partition, bytes: u64) -> Result<Option<Vec<u8>>, SourceError> {
+        let path = self.root.path(&partition.name);
+        if partition.name == STDIN || is_stream(&path) {
+            return Ok(None);
+        }
+        let failed = |error: io::Error| SourceError::Read {
+            partition: path.display().to_string(),
+            reason: error.to_string(),
+        };
+        let mut input = match Input::open(&path, 0) {
+            Ok(Some(input)) => input,
+            Ok(None) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut head = vec![0; bytes as usize];
+        let (count, outcome) = input.fill(&mut head);
+        outcome.map_err(failed)?;
+        head.truncate(count);
+        Ok(Some(head))
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, SourceError> {

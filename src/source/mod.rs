@@ -171,6 +171,15 @@ pub trait Source: Send + Sync {
         OffsetUnit::Records
     }
 
+    /// The first bytes of a partition, at most so many: a run compares them with what an earlier run
+    /// has read. `None`: nobody can put another input in the place of this one, or it is not there.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    fn head(&self, _partition: &Partition, _bytes: u64) -> Result<Option<Vec<u8>>, SourceError> {
+        Ok(None)
+    }
+
     /// What payloads go through before a decoder sees them; `None`: nothing.
     fn format(&self) -> Option<SharedFormat> {
         None

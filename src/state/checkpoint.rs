@@ -293,7 +293,7 @@ pub fn object_ref(name: &str, bytes: &[u8]) -> ObjectRef {
     ObjectRef {
         name: name.to_owned(),
         bytes: bytes.len() as u64,
-        checksum: Checksum(frame::checksum(bytes)),
+        checksum: Checksum::of(bytes),
     }
 }
 

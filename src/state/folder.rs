@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::storage::{Put, Storage, StorageError, check_name, place_of};
 use crate::sink::{make_folders, parent, sync_folder};
 
-const STAGING: &str = ".staging";
+const STAGING: &str = ".state-staging";
 /// How often a staged file may be swept away by others before that is an error.
 const ATTEMPTS: u32 = 5;
 

@@ -162,7 +162,7 @@ pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("what a state holds is JSON")
 }
 
-/// The checksum that manifests note of a whole object.
+/// The checksum that manifests note of objects and inputs.
 pub fn checksum(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot(bytes)
 }

@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::frame;
 use crate::epoch::Standing;
 use crate::ledger::Fates;
 use crate::sink::SinkMark;
@@ -62,6 +63,19 @@ pub struct PartitionState {
     pub gaps: u64,
     /// Where the job began to read it.
     pub first_offset: Option<Offset>,
+    /// What it begins with; `None`: that is not asked of such an input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<Head>,
+}
+
+/// The beginning of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// How many bytes of it (decompressed).
+    pub bytes: u64,
+    /// XXH3 of them.
+    pub checksum: Checksum,
 }
 
 /// An object that a manifest names, and how it is known to be unchanged.
@@ -110,6 +124,13 @@ pub struct Checksum(pub u64);
 /// An order-free digest of rows: 32 hexadecimal digits for people and in JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Digest(pub u128);
+
+impl Checksum {
+    /// Of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(frame::checksum(bytes))
+    }
+}
 
 impl fmt::Display for Checksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -173,6 +194,10 @@ pub(super) mod tests {
             },
             gaps: 0,
             first_offset: Some(Offset(0)),
+            head: Some(Head {
+                bytes: 10,
+                checksum: Checksum(7),
+            }),
         };
         let positions = BTreeMap::from([(Shard(0), 17)]);
         Manifest {

@@ -34,7 +34,7 @@ pub use self::log::{
     Takeover, claim, nonce_of_series, peek,
 };
 pub use self::manifest::{
-    Checksum, Digest, EpochDigest, Manifest, ObjectRef, OutputTotals, PartitionState,
+    Checksum, Digest, EpochDigest, Head, Manifest, ObjectRef, OutputTotals, PartitionState,
 };
 pub use self::memory::MemoryStorage;
 pub use self::storage::{Put, Storage, StorageError, StorageOptions};

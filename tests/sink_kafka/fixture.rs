@@ -31,10 +31,25 @@ pub fn shared() -> RwLockReadGuard<'static, ()> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-pub fn alone() -> RwLockWriteGuard<'static, ()> {
-    BROKER
-        .write()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+/// The broker, for a test that kills it.
+pub struct Alone {
+    _guard: RwLockWriteGuard<'static, ()>,
+}
+
+pub fn alone() -> Alone {
+    let guard = BROKER.write();
+    Alone {
+        _guard: guard.unwrap_or_else(std::sync::PoisonError::into_inner),
+    }
+}
+
+impl Drop for Alone {
+    /// Other tests need the broker, also when this one has failed while it was gone.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = dev_services("start").status();
+        }
+    }
 }
 
 pub fn variable(name: &str) -> String {
@@ -52,15 +67,19 @@ pub fn brokers() -> String {
 
 /// `kill` or `start` the broker.
 pub fn service(verb: &str) {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/dev/services");
-    let folder = variable("HIGHWATER_SERVICES_DIR");
-    let status = Command::new(script)
-        .args([verb, "kafka", "--dir", &folder])
-        .status();
+    let status = dev_services(verb).status();
     assert!(
         status.expect("dev/services runs").success(),
         "dev/services {verb} kafka"
     );
+}
+
+fn dev_services(verb: &str) -> Command {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/dev/services");
+    let folder = variable("HIGHWATER_SERVICES_DIR");
+    let mut command = Command::new(script);
+    command.args([verb, "kafka", "--dir", &folder]);
+    command
 }
 
 /// A name that no other test, and no earlier run, has.

@@ -649,8 +649,8 @@ impl Bed {
 }
 
 /// Says, also in the summary, that this machine cannot show a scenario.
-pub fn left_out(why: &str) {
-    write_down(&format!("LEFT OUT: {why}\n"));
+pub fn left_out(scenario: &str, why: &str) {
+    write_down(&format!("LEFT OUT: {scenario}: {why}\n"));
 }
 
 /// A line for whoever looks on, and for the summary of all scenarios.

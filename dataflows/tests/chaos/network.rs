@@ -38,7 +38,7 @@ fn ip(line: &str) -> bool {
 
 impl Cable {
     /// To these servers of this host; `None`, with a message, where this user may not do that.
-    fn lay(ports: &[u16]) -> Option<Self> {
+    fn lay(scenario: &str, ports: &[u16]) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = (std::process::id() * 4 + NEXT.fetch_add(1, Ordering::SeqCst)) % 60_000;
         let cable = Self {
@@ -59,7 +59,10 @@ impl Cable {
             format!("-n {namespace} link set lo up"),
         ];
         if !made.iter().all(|line| ip(line)) {
-            left_out("no network namespace can be made here; this needs root and iproute2");
+            left_out(
+                scenario,
+                "no network namespace can be made here; that needs root and iproute2",
+            );
             return None;
         }
         for port in ports {
@@ -162,7 +165,7 @@ fn cut_off(scenario: &'static str, away: Duration, has_heir: bool) {
     // Shorter than the cable is cut.
     "--kafka transaction.timeout.ms=3000 --kafka socket.timeout.ms=3000".clone_into(&mut bed.flags);
     let ports = servers(&bed);
-    let Some(cable) = Cable::lay(&ports) else {
+    let Some(cable) = Cable::lay(scenario, &ports) else {
         return;
     };
     for _ in 0..if is_long() { 3 } else { 1 } {
@@ -226,7 +229,7 @@ fn kafka_network_cut_between_processes() {
     let mut bed = Bed::new(scenario, Pipeline::Factory, Victims::Nobody, OUTPUTS);
     bed.state = bed.bucket_state();
     let ports = servers(&bed);
-    let Some(cable) = Cable::lay(&ports) else {
+    let Some(cable) = Cable::lay(scenario, &ports) else {
         return;
     };
     for round in 0..if is_long() { 4 } else { 1 } {

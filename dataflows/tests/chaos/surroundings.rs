@@ -1,6 +1,6 @@
 //! What is around a job changes or fails: its disk, its clock, its tables, its topic.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -20,14 +20,18 @@ const FILES: &[Output] = &[
 struct Disk(PathBuf);
 
 impl Disk {
-    /// At `path`; `None`, with a message, where this user may not mount anything.
-    fn mount(path: &Path) -> Option<Self> {
-        std::fs::create_dir_all(path).expect("a folder");
-        let disk = Self(path.to_owned());
+    /// In this folder of the scenario; `None`, with a message, where this user may not mount anything.
+    fn mount(bed: &Bed, name: &str) -> Option<Self> {
+        let path = bed.place.path(name);
+        std::fs::create_dir_all(&path).expect("a folder");
+        let disk = Self(path);
         if disk.call("mount", &["-t", "tmpfs", "-o", "size=16m", "tmpfs"]) {
             return Some(disk);
         }
-        left_out("no file system can be mounted here; this needs root");
+        left_out(
+            bed.scenario,
+            "no file system can be mounted here; that needs root",
+        );
         None
     }
 
@@ -81,10 +85,10 @@ impl Drop for Disk {
 #[ignore = "needs kafka, postgres and s3: run dev/test"]
 fn kafka_a_disk_is_full() {
     let mut bed = Bed::new("a_disk_is_full", Pipeline::Factory, Victims::Nobody, FILES);
-    let Some(state) = Disk::mount(&bed.place.path("state-disk")) else {
+    let Some(state) = Disk::mount(&bed, "state-disk") else {
         return;
     };
-    let Some(files) = Disk::mount(&bed.place.path("kept")) else {
+    let Some(files) = Disk::mount(&bed, "kept") else {
         return;
     };
     bed.state = "state-disk/state".to_owned();
@@ -112,7 +116,7 @@ fn kafka_a_state_is_read_only() {
         Victims::Nobody,
         FILES,
     );
-    let Some(disk) = Disk::mount(&bed.place.path("state-disk")) else {
+    let Some(disk) = Disk::mount(&bed, "state-disk") else {
         return;
     };
     bed.state = "state-disk/state".to_owned();

@@ -405,6 +405,29 @@ fn an_input_that_has_become_shorter_is_refused() {
     assert_eq!(place.read("windows.ndjson"), windows);
 }
 
+#[test]
+fn an_input_that_begins_with_something_else_is_refused_and_disturbs_nobody() {
+    let place = generated("--events 20_000");
+    let outputs = "--to windows=ndjson:windows.ndjson";
+    place.ok(&run(outputs, ""));
+    let state = files_of_state(&place);
+    let windows = place.read("windows.ndjson");
+    let mut first = (0, b' ');
+    change_input(&place, |bytes| {
+        let at = bytes.iter().position(u8::is_ascii_digit).expect("a digit");
+        first = (at, std::mem::replace(&mut bytes[at], b'x'));
+    });
+    let error = place.run(&run(outputs, "--drain")).failed_with(4);
+    assert!(
+        error.contains("part-00001.ndjson") && error.contains("first 4096 bytes"),
+        "{error}"
+    );
+    assert_eq!(files_of_state(&place), state);
+    assert_eq!(place.read("windows.ndjson"), windows);
+    change_input(&place, |bytes| bytes[first.0] = first.1);
+    place.ok(&run(outputs, "--drain"));
+}
+
 /// The result of a replay, on standard output.
 fn replayed(place: &Place, more: &str) -> Done {
     place.run(&format!("replay state {more}"))

@@ -15,6 +15,8 @@ pub(super) struct Naming {
     pub(super) output: &'static str,
     pub(super) run_label: String,
     pub(super) extension: &'static str,
+    /// What the format is called in URIs: two formats may have one extension.
+    pub(super) kind: &'static str,
     /// The job's tag and the run, when there is a job: the names of all its runs are the same.
     pub(super) job: Option<(String, RunNumber)>,
 }
@@ -50,10 +52,10 @@ impl Naming {
     }
 
     fn staged_by_all(&self, shard: Shard) -> String {
-        let (output, shard) = (self.output, shard.0);
+        let (output, kind, shard) = (self.output, self.kind, shard.0);
         match &self.job {
-            Some((tag, _)) => format!("{tag}-{output}-s{shard:03}-r"),
-            None => format!("{output}-s{shard:03}-"),
+            Some((tag, _)) => format!("{tag}-{output}-{kind}-s{shard:03}-r"),
+            None => format!("{output}-{kind}-s{shard:03}-"),
         }
     }
 
@@ -250,6 +252,7 @@ mod tests {
             output: "late",
             run_label: "17-4".to_owned(),
             extension: "csv.gz",
+            kind: "csv",
             job: run.map(|run| ("j0123abcd".to_owned(), RunNumber(run))),
         }
     }

@@ -70,7 +70,8 @@ impl Out {
         let name = format!("{}{}.tmp", self.naming.staged(shard), self.staged);
         let staging = self.store.staging();
         let path = staging.join(name);
-        make_in(staging, || File::create(&path))
+        let make_staging = || fs::create_dir_all(staging);
+        make_in(make_staging, || File::create_new(&path))
             .map_err(|error| SinkError::io(path.display(), &error))?;
         StagedWriter::append_to(path, self.format, self.projection.clone())
     }
