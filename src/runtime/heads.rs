@@ -69,35 +69,36 @@ fn head(bytes: &[u8], length: u64) -> Option<Head> {
     })
 }
 
-/// Whether the partitions begin with what they began with when the manifest was made.
+/// Whether the partitions are still as long as what was read of them, and begin with what they began
+/// with when the manifest was made.
 ///
 /// # Errors
-/// [`SourceError::Changed`] for the first that does not.
+/// [`SourceError::Changed`] for the first that is not.
 pub fn check(source: &SharedSource, manifest: &Manifest) -> Result<(), RunError> {
     for state in &manifest.partitions {
+        let changed = |how: String| {
+            Err(RunError::Source(SourceError::Changed {
+                partition: state.partition.name.clone(),
+                how,
+            }))
+        };
+        let read = state.offset.unwrap_or_default();
+        if let Some(end) = source.end(&state.partition)
+            && end < read
+        {
+            return changed(format!(
+                "it is shorter than what was read of it: it has {end} bytes, and {read} were read"
+            ));
+        }
         let Some(known) = state.head else { continue };
         let found = source.head(&state.partition, known.bytes);
-        let Some(found) = found.map_err(RunError::Source)? else {
-            continue;
-        };
-        if head(&found, known.bytes) == Some(known) {
-            continue;
-        }
-        let how = if (found.len() as u64) < known.bytes {
-            format!(
-                "it is shorter than what was read of it: it has {} bytes",
-                found.len()
-            )
-        } else {
-            format!(
+        let found = found.map_err(RunError::Source)?;
+        if found.is_some_and(|found| head(&found, known.bytes) != Some(known)) {
+            return changed(format!(
                 "its first {} bytes are others than when they were read",
                 known.bytes
-            )
-        };
-        return Err(RunError::Source(SourceError::Changed {
-            partition: state.partition.name.clone(),
-            how,
-        }));
+            ));
+        }
     }
     Ok(())
 }
@@ -179,8 +180,12 @@ mod tests {
         check(&source, &six).expect("it has grown");
         let whole = of(8006);
         assert_eq!(length(&whole), Some(LONGEST));
-        // What is beyond is not looked at.
-        fs::write(&path, &long[..5000]).expect("written");
+        // What lies behind is not looked at.
+        fs::write(
+            &path,
+            format!("{}{}", &long[..4096], long[4096..].replace('5', "6")),
+        )
+        .expect("written");
         check(&source, &whole).expect("as before");
         fs::write(&path, long.replacen('4', "3", 1)).expect("written");
         let error = check(&source, &whole).expect_err("another one");
@@ -190,10 +195,10 @@ mod tests {
             text.contains("a.ndjson") && text.contains("first 4096 bytes"),
             "{text}"
         );
-        fs::write(&path, &long[..4000]).expect("written");
+        fs::write(&path, &long[..8000]).expect("written");
         let text = check(&source, &whole).expect_err("shorter").to_string();
         assert!(
-            text.contains("shorter") && text.contains("4000 bytes"),
+            text.contains("has 8000 bytes, and 8006 were read"),
             "{text}"
         );
         // What happens to files that are gone is the reader's business.

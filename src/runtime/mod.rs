@@ -4,7 +4,7 @@
 //! * `beginning`: where it begins, by its state or at the start of its input.
 //! * `targets`: what the targets of its outputs are asked before that.
 //! * `workers`: builds and steps the dataflows.
-//! * `heads`: whether the files are those that an earlier run has read.
+//! * `heads`: whether the files of an input are those that an earlier run has read.
 //! * `helpers`: what goes on beside the workers, on threads of its own.
 //! * [`control`]: how workers and the coordinator talk.
 //! * [`ingest`]: what one worker reads.

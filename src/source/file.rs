@@ -17,7 +17,7 @@ use glob::{MatchOptions, glob_with};
 use self::input::{Input, is_stream};
 use self::reader::FileReader;
 use super::{OffsetUnit, Partition, Reader, Source, SourceError, Until};
-use crate::time::PartitionId;
+use crate::time::{Offset, PartitionId};
 
 mod input;
 mod lines;
@@ -250,6 +250,14 @@ impl Source for FileSource {
         outcome.map_err(failed)?;
         head.truncate(count);
         Ok(Some(head))
+    }
+
+    /// Of a file that is stored as it is read.
+    fn end(&self, partition: &Partition) -> Option<Offset> {
+        let path = self.root.path(&partition.name);
+        let is_regular = partition.name != STDIN && !is_stream(&path);
+        let input = is_regular.then(|| Input::open(&path, 0).ok().flatten())??;
+        input.len().map(Offset)
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, SourceError> {

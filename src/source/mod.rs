@@ -180,6 +180,12 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
+    /// Where a partition ends now, if it could have become shorter and that can be seen without
+    /// reading it.
+    fn end(&self, _partition: &Partition) -> Option<Offset> {
+        None
+    }
+
     /// What payloads go through before a decoder sees them; `None`: nothing.
     fn format(&self) -> Option<SharedFormat> {
         None
