@@ -167,9 +167,14 @@ impl Place {
         match (self, other) {
             (Self::File(one), Self::File(other)) => one == other,
             (Self::Files(one, place), Self::Files(other, at)) => one == other && place == at,
-            (Self::Table(table), Self::Files(_, place) | Self::Table(place))
-            | (Self::Files(_, place), Self::Table(table)) => table == place,
-            _ => false,
+            (Self::Table(one), Self::Table(other)) => {
+                one.starts_with(other) || other.starts_with(one)
+            }
+            (Self::Table(table), Self::Files(_, place) | Self::File(place))
+            | (Self::Files(_, place) | Self::File(place), Self::Table(table)) => {
+                place.starts_with(table)
+            }
+            (Self::File(_), Self::Files(..)) | (Self::Files(..), Self::File(_)) => false,
         }
     }
 
@@ -301,6 +306,12 @@ mod tests {
         // A table has its folder alone, whatever the output.
         let table = format!("delta:{}", at("c"));
         assert!(both(&table, &table) && both(&table, &csv) && both(&csv, &table));
+        assert!(both(&table, &format!("ndjson:{}", at("c/in.ndjson"))));
+        assert!(both(&format!("delta:{}", at("c/in")), &table));
+        assert!(!both(
+            &format!("csv:{}", at("d")),
+            &format!("delta:{}", at("d/in"))
+        ));
         assert!(!both(&table, &format!("delta:{}", at("t"))));
         let bucket = "delta:s3://b/c";
         assert!(both(bucket, "delta:s3://b/c/?codec=zstd") && both(bucket, "csv:s3://b/c"));

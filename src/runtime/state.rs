@@ -166,9 +166,12 @@ fn look_ahead(options: &StateOptions, setting: &Setting<'_>) -> Result<Vec<Parti
     if let Some(past) = &past {
         check_job(&past.job, options, setting)?;
         remember(setting, past);
-        if let Some(manifest) = &past.manifest {
-            heads::check(setting.source, manifest)?;
-        }
+        heads::check(
+            setting.source,
+            &past.job,
+            past.manifest.as_ref(),
+            &past.epochs,
+        )?;
     }
     if past.is_some() || options.is_fresh {
         (setting.check_free)(&unclaimed(options, past.as_ref()))?;

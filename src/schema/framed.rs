@@ -7,6 +7,7 @@ use super::Schemas;
 use crate::source::{
     OffsetUnit, Partition, Reader, SharedFormat, SharedSource, Source, SourceError,
 };
+use crate::time::Offset;
 
 /// See the module.
 pub struct Framed {
@@ -40,6 +41,14 @@ impl Source for Framed {
 
     fn offset_unit(&self) -> OffsetUnit {
         self.source.offset_unit()
+    }
+
+    fn head(&self, partition: &Partition, bytes: u64) -> Result<Option<Vec<u8>>, SourceError> {
+        self.source.head(partition, bytes)
+    }
+
+    fn end(&self, partition: &Partition) -> Option<Offset> {
+        self.source.end(partition)
     }
 
     fn format(&self) -> Option<SharedFormat> {

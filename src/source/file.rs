@@ -235,14 +235,24 @@ impl Source for FileSource {
         if partition.name == STDIN || is_stream(&path) {
             return Ok(None);
         }
-        let failed = |error: io::Error| SourceError::Read {
-            partition: path.display().to_string(),
-            reason: error.to_string(),
+        let failed = |error: io::Error| {
+            let partition = partition.name.clone();
+            match error.raw_os_error() {
+                Some(_) => SourceError::Read {
+                    partition,
+                    reason: error.to_string(),
+                },
+                // What it says is no compressed data any more.
+                None => SourceError::Changed {
+                    partition,
+                    how: format!("it could be decompressed when it was read: {error}"),
+                },
+            }
         };
         let mut input = match Input::open(&path, 0) {
             Ok(Some(input)) => input,
             Ok(None) => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
         let mut head = vec![0; bytes as usize];
@@ -255,9 +265,10 @@ impl Source for FileSource {
     /// Of a file that is stored as it is read.
     fn end(&self, partition: &Partition) -> Option<Offset> {
         let path = self.root.path(&partition.name);
-        let is_regular = partition.name != STDIN && !is_stream(&path);
-        let input = is_regular.then(|| Input::open(&path, 0).ok().flatten())??;
-        input.len().map(Offset)
+        if partition.name == STDIN {
+            return None;
+        }
+        input::len(&path).map(Offset)
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, SourceError> {
@@ -285,6 +296,12 @@ impl Source for FileSource {
             files.len()
         ))
     }
+}
+
+/// Whether there is no file where one was.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory)
 }
 
 fn has_wildcard(text: &str) -> bool {

@@ -172,7 +172,7 @@ pub trait Source: Send + Sync {
     }
 
     /// The first bytes of a partition, at most so many: a run compares them with what an earlier run
-    /// has read. `None`: nobody can put another input in the place of this one, or it is not there.
+    /// has read. `None`: that is not asked of this source, or the partition is not there.
     ///
     /// # Errors
     /// When it is there and cannot be read.

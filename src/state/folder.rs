@@ -1,8 +1,8 @@
 //! State in a folder of a local or network file system.
 //!
-//! An object is written under `.staging/`, reaches the disk, gets its name unless something else
+//! An object is written under `.state-staging/`, reaches the disk, gets its name unless something else
 //! has that name, and then the folder reaches the disk. So an object is there whole or not at
-//! all, also after a power cut. What a crash has left in `.staging/` is removed before the first
+//! all, also after a power cut. What a crash has left in `.state-staging/` is removed before the first
 //! put of the next run; a run whose file is swept away by another's start writes it again.
 
 use std::collections::BTreeSet;

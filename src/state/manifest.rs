@@ -63,8 +63,9 @@ pub struct PartitionState {
     pub gaps: u64,
     /// Where the job began to read it.
     pub first_offset: Option<Offset>,
-    /// What it begins with; `None`: that is not asked of such an input.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What it begins with; `None`: it was not looked at.
+    // Never left out: a manifest also travels between processes, in a format without names.
+    #[serde(default)]
     pub head: Option<Head>,
 }
 

@@ -71,6 +71,12 @@ pub(super) struct Input {
     regular: Option<Regular>,
 }
 
+/// The length of a file that is stored as it is read.
+pub(super) fn len(path: &Path) -> Option<u64> {
+    let about = fs::metadata(path).ok()?;
+    (about.is_file() && Format::of(path) == Format::Plain).then_some(about.len())
+}
+
 /// Whether reading `path` may wait for whoever writes it. A missing file does not.
 pub(super) fn is_stream(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|about| !about.is_file())
@@ -113,9 +119,7 @@ impl Input {
 
     /// The length of a file that is stored as it is read; `None`: nobody knows before its end is met.
     pub fn len(&self) -> Option<u64> {
-        let regular = self.regular.as_ref()?;
-        let about = fs::metadata(&regular.path).ok()?;
-        (regular.format == Format::Plain).then_some(about.len())
+        len(&self.regular.as_ref()?.path)
     }
 
     /// Reads into `space`, all of it if there is that much (of a stream: what there is). The
