@@ -172,44 +172,29 @@ mod tests {
 
     use super::*;
     use crate::epoch::{PartitionReport, Standing};
-    use crate::ledger::Fates;
-    use crate::sink::JobId;
     use crate::source::Until;
     use crate::source::file::FileSource;
-    use crate::state::PartitionState;
-    use crate::time::{Epoch, EventTime};
+    use crate::state::{PartitionState, testing};
+    use crate::time::EventTime;
 
     fn source(folder: &Path) -> SharedSource {
         let pattern = folder.join("*.ndjson").display().to_string();
         Arc::new(FileSource::new(&pattern, Until::End).expect("a pattern"))
     }
 
-    /// Of one file, read up to `offset`.
+    /// Of these files, each read up to `offset`.
     fn manifest(source: &SharedSource, offset: u64) -> Manifest {
+        let sample = testing::manifest(0);
         let state = |partition| PartitionState {
             partition,
             offset: Some(Offset(offset)),
-            max_event: EventTime::MIN,
-            floor: EventTime::MIN,
-            standing: Standing::Active,
-            fates: Fates::default(),
-            gaps: 0,
-            first_offset: None,
             head: None,
+            ..sample.partitions[0].clone()
         };
         let partitions = source.partitions().expect("a file");
         Manifest {
-            epoch: Epoch(0),
-            watermark: EventTime::MIN,
-            opened_at: EventTime(0),
             partitions: partitions.into_iter().map(state).collect(),
-            objects: Vec::new(),
-            sinks: BTreeMap::new(),
-            outputs: BTreeMap::new(),
-            digests: Vec::new(),
-            dims: 0,
-            dims_next: None,
-            is_drained: false,
+            ..sample.clone()
         }
     }
 
@@ -218,21 +203,7 @@ mod tests {
     }
 
     fn check_at(source: &SharedSource, manifest: &Manifest) -> Result<(), RunError> {
-        check(source, &job(), Some(manifest), &[])
-    }
-
-    fn job() -> JobRecord {
-        JobRecord {
-            job: JobId(uuid::Uuid::from_u128(1)),
-            pipeline: "test".to_owned(),
-            version: "1".to_owned(),
-            config: BTreeMap::new(),
-            partitions: Vec::new(),
-            dims: None,
-            shards: BTreeMap::new(),
-            opened_at: EventTime(0),
-            created_at: EventTime(0),
-        }
+        check(source, &testing::job(1), Some(manifest), &[])
     }
 
     #[test]
@@ -301,8 +272,6 @@ mod tests {
         let source = source(folder.path());
         let manifest = manifest(&source, 2);
         let epochs = [EpochEntry {
-            epoch: Epoch(1),
-            opened_at: EventTime(0),
             partitions: vec![PartitionReport {
                 partition: PartitionId(0),
                 is_located: true,
@@ -316,17 +285,9 @@ mod tests {
                 standing: Standing::Active,
                 has_backlog: false,
             }],
-            found: Vec::new(),
-            watermark: EventTime::MIN,
-            proved: EventTime::MIN,
-            proved_but_ended: EventTime::MIN,
-            before_clock: EventTime::MIN,
-            is_checkpoint: false,
-            is_full: false,
-            ending: None,
-            dims: None,
+            ..testing::entry(1)
         }];
-        let check = || check(&source, &job(), Some(&manifest), &epochs);
+        let check = || check(&source, &testing::job(1), Some(&manifest), &epochs);
         check().expect("all of it is there");
         fs::write(&path, "1\n2\n").expect("written");
         let text = check().expect_err("shorter").to_string();

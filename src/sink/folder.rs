@@ -50,7 +50,7 @@ impl Folder {
 /// Makes a folder and something in it; both again when the folder was gone in between. Who finds a
 /// folder empty may remove it, in this process or another: a sink that is closed that of staged
 /// files, a job that replaces an output those of the removed files.
-pub(super) fn make_in<T>(
+pub(crate) fn make_in<T>(
     make_folder: impl Fn() -> io::Result<()>,
     make: impl Fn() -> io::Result<T>,
 ) -> io::Result<T> {

@@ -52,7 +52,7 @@ pub mod thread;
 pub mod uri;
 
 pub use self::commit::explained;
-pub(crate) use self::folder::{make_folders, parent, sync_folder};
+pub(crate) use self::folder::{make_folders, make_in, parent, sync_folder};
 pub use self::job::{JobContext, JobId, NewestRun, RunNumber, SinkMark, sink_id};
 pub use self::thread::{SinkEvent, SinkThread};
 pub use self::uri::{SinkOptions, mask_secrets, parse_sink};

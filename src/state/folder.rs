@@ -1,13 +1,13 @@
 //! State in a folder of a local or network file system.
 //!
-//! An object is written under `.state-staging/`, reaches the disk, gets its name unless something else
-//! has that name, and then the folder reaches the disk. So an object is there whole or not at
-//! all, also after a power cut. What a crash has left in `.state-staging/` is removed before the first
-//! put of the next run; a run whose file is swept away by another's start writes it again.
+//! An object is written under `.state-staging/`, reaches the disk, gets its name unless something
+//! else has that name, and then the folder reaches the disk. So an object is there whole or not at
+//! all, also after a power cut. What a crash has left in `.state-staging/` is removed before the
+//! first put of the next run; a run whose file is swept away by another's start writes it again.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use uuid::Uuid;
 
 use super::storage::{Put, Storage, StorageError, check_name, place_of};
-use crate::sink::{make_folders, parent, sync_folder};
+use crate::sink::{make_folders, make_in, parent, sync_folder};
 
 const STAGING: &str = ".state-staging";
 /// How often a staged file may be swept away by others before that is an error.
@@ -164,18 +164,11 @@ struct Staged(PathBuf);
 impl Staged {
     fn write(staging: &Path, bytes: &[u8]) -> io::Result<Self> {
         let staged = Self(staging.join(Uuid::new_v4().simple().to_string()));
-        let mut file = match OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&staged.0)
-        {
-            // Somebody has tidied up more than the files.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(staging)?;
-                File::create_new(&staged.0)?
-            }
-            other => other?,
-        };
+        // Somebody may tidy up more than the files.
+        let mut file = make_in(
+            || fs::create_dir_all(staging),
+            || File::create_new(&staged.0),
+        )?;
         file.write_all(bytes)?;
         file.sync_all()?;
         Ok(staged)

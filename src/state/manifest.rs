@@ -178,7 +178,7 @@ pub(super) mod tests {
     use super::*;
     use crate::time::{PartitionId, Shard};
 
-    pub(in crate::state) fn manifest(epoch: u64) -> Manifest {
+    pub(crate) fn manifest(epoch: u64) -> Manifest {
         let partition = PartitionState {
             partition: Partition {
                 id: PartitionId(0),

@@ -6,6 +6,9 @@ use super::MemoryStorage;
 use super::retention::History;
 use super::retention::tests::Run;
 
+pub(crate) use super::log::tests::{entry, job};
+pub(crate) use super::manifest::tests::manifest;
+
 /// Two runs of ten epochs and a checkpoint each.
 pub(crate) fn sample() -> Arc<MemoryStorage> {
     let storage = Arc::new(MemoryStorage::default());

@@ -26,7 +26,7 @@ pub(in crate::state) fn starter(nonce: u128) -> Starter {
     }
 }
 
-pub(in crate::state) fn job(id: u128) -> JobRecord {
+pub(crate) fn job(id: u128) -> JobRecord {
     JobRecord {
         job: JobId(Uuid::from_u128(id)),
         pipeline: "cars".to_owned(),
@@ -40,7 +40,7 @@ pub(in crate::state) fn job(id: u128) -> JobRecord {
     }
 }
 
-pub(in crate::state) fn entry(epoch: u64) -> EpochEntry {
+pub(crate) fn entry(epoch: u64) -> EpochEntry {
     EpochEntry {
         epoch: Epoch(epoch),
         opened_at: EventTime(1_700_000_000_000 + 250 * epoch as i64),
