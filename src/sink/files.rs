@@ -640,7 +640,7 @@ mod tests {
             let run_sinks = |shard: u32| {
                 let (output, shard) = (windows(Layout::Flat), Shard(shard));
                 let context = job.as_ref().map_or_else(SinkContext::default, of_job);
-                for number in 0..100 {
+                for number in 0..500 {
                     let mut sink = factory(root.path())
                         .open(&output, &[shard], &context)
                         .unwrap();

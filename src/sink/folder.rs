@@ -415,7 +415,40 @@ fn is_free(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    #[test]
+    fn a_folder_that_goes_away_is_made_again() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("in");
+        let make_folder = || fs::create_dir_all(&folder);
+        let removals = Cell::new(20);
+        let made = make_in(make_folder, || {
+            if removals.get() > 0 {
+                removals.set(removals.get() - 1);
+                fs::remove_dir(&folder)?;
+            }
+            File::create_new(folder.join("a"))
+        });
+        made.unwrap();
+        assert!(folder.join("a").exists() && removals.get() == 0);
+        // Whatever else is wrong is said: a file that is there at once, one that never is in the end.
+        let attempts = Cell::new(0);
+        let fails = |kind: io::ErrorKind| {
+            attempts.set(0);
+            let error = make_in(make_folder, || {
+                attempts.set(attempts.get() + 1);
+                Err::<(), _>(io::Error::from(kind))
+            });
+            (error.unwrap_err().kind(), attempts.get())
+        };
+        let there = io::ErrorKind::AlreadyExists;
+        assert_eq!(fails(there), (there, 1));
+        let (kind, times) = fails(io::ErrorKind::NotFound);
+        assert!(kind == io::ErrorKind::NotFound && times > 20, "{times}");
+    }
 
     #[test]
     fn published_files_are_whole_and_never_replaced() {
